@@ -4,7 +4,9 @@
 //   const ConfigReader top(config, "config.json");
 //   const ConfigReader text = top.object("text_config");
 //   text.integer("hidden_size", 1, 65536);
-//   // FormatError: config.json: text_config.hidden_size: found "x" (string), expected an integer in 1..65536
+//
+// throws FormatError: config.json: text_config.hidden_size: found "x" (string), expected an
+// integer in 1..65536
 //
 // A field that is null counts as absent, as in the files that transformers writes.
 #pragma once
@@ -22,7 +24,7 @@ namespace bezel::checkpoint {
 class ConfigReader {
  public:
   /// Reads `object`, which must outlive the reader. `file` starts every message, `path` is the
-  /// dotted path of `object` inside the file (empty at the top). FormatError if it is not an object.
+  /// dotted path of `object` inside the file (empty at the top). FormatError if it is no object.
   ConfigReader(const nlohmann::json& object, std::string file, std::string path = "");
   ConfigReader(nlohmann::json&&, std::string, std::string = "") = delete;
 
