@@ -11,8 +11,8 @@
 // A field that is null counts as absent, as in the files that transformers writes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -82,7 +82,11 @@ class ConfigReader {
 
  private:
   const nlohmann::json* find(std::string_view key) const;  // nullptr if absent or null
-  const nlohmann::json& array(std::string_view key) const;
+  /// The elements of an array, converted; `of` says what they must be.
+  template <class Value, class Convert>
+  std::vector<Value> array(std::string_view key, const std::string& of,
+                           const Convert& convert) const;
+  std::string element_path(std::string_view key, std::size_t i) const;
   std::string message(std::string_view key, std::string_view expected) const;
 
   const nlohmann::json* object_;
