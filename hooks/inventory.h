@@ -1,0 +1,68 @@
+// Which hook points one model has: the table, evaluated for each of its layers.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bezel/hooks/hook_points.h"
+
+namespace bezel::hooks {
+
+using RowSet = std::bitset<kNHookPoints>;
+
+/// Length of each axis, indexed by Axis; 0 where the input decides.
+using AxisSizes = std::array<std::int64_t, kNAxes>;
+
+/// A place in the model where rows of the table live: the model itself, or one block.
+struct Site {
+  std::string prefix;        // "" or "blocks.3."
+  std::optional<int> layer;  // of a block
+  /// Why rows of a kind do not exist here, indexed by Where; empty where they do.
+  std::array<std::string, kNWheres> absent;
+  AxisSizes sizes{};
+
+  bool has(const HookPoint& point) const {
+    return absent[static_cast<std::size_t>(point.where)].empty();
+  }
+};
+
+/// One value of one model: a row of the table at a site.
+struct SiteRow {
+  int site;
+  int row;
+  const HookPoint& point() const { return kHookPoints[row]; }
+  bool operator==(const SiteRow&) const = default;
+};
+
+class Inventory {
+ public:
+  /// Site 0 is the model; sites 1 … n are its blocks.
+  explicit Inventory(std::vector<Site> sites);
+
+  const std::vector<Site>& sites() const { return sites_; }
+  const Site& site(int index) const { return sites_[index]; }
+  /// Every value that exists, in the order in which a run computes them.
+  const std::vector<SiteRow>& rows() const { return rows_; }
+  /// Full name: "blocks.3.attn.hook_z".
+  const std::string& name(SiteRow at) const { return names_[at.site][at.row]; }
+  /// Throws UnknownHookError (with the nearest names) or HookNotApplicableError (with the reason).
+  SiteRow resolve(const std::string& name) const;
+  /// The three existing names nearest to this one, as "a, b, c".
+  std::string near_misses(const std::string& name) const;
+
+ private:
+  std::vector<Site> sites_;
+  std::vector<SiteRow> rows_;
+  std::vector<std::array<std::string, kNHookPoints>> names_;
+  std::unordered_map<std::string, SiteRow> by_name_;  // also the names that are absent
+};
+
+/// Sizes of a value's axes with the input's sizes filled in.
+std::vector<std::int64_t> shape_of(const HookPoint& point, const Site& site, const AxisSizes& input);
+
+}  // namespace bezel::hooks

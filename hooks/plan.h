@@ -1,0 +1,93 @@
+// A request compiled for one model and one shape of input: all that can be refused is refused here,
+// before the run.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bezel/hooks/inventory.h"
+#include "bezel/hooks/request.h"
+
+namespace bezel::hooks {
+
+/// What a run will compute, as far as a plan needs to know.
+struct RunShape {
+  AxisSizes input{};          // batch, pos, q_pos, k_pos
+  std::int64_t n_logits = 0;  // positions that reach the unembedding
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  int first_layer = 0;       // start_at_layer
+  int stop_layer = 0;        // stop_at_layer, or the number of layers
+  RowSet silent_model_rows;  // rows of site 0 that this run does not compute
+};
+
+/// A value that the cache will hold.
+struct PlannedValue {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  at::ScalarType dtype;
+  std::int64_t n_bytes;
+};
+
+/// What happens to the values of one site.
+struct SitePlan {
+  RowSet live;  // any of the below
+  RowSet record, edit, watch;  // watch: gradients are recorded or edited
+};
+
+class Plan {
+ public:
+  /// Throws UnknownHookError, HookNotApplicableError, HookNeverFiredError, ArgumentError.
+  static std::shared_ptr<const Plan> compile(const Request& request, const Inventory& inventory,
+                                             const RunShape& shape);
+
+  const SitePlan& site(int index) const { return sites_[index]; }
+  const std::string& name(SiteRow at) const { return inventory_->name(at); }
+  const Site& place(int index) const { return inventory_->site(index); }
+  const Request& request() const { return request_; }
+  /// Functions to apply at a value, in order.
+  std::vector<HookFunction> functions(SiteRow at, Direction direction) const;
+  /// The last block whose values are asked for; -1: none. Sees the names only, not the logits.
+  int last_layer() const { return last_layer_; }
+  /// True when a gradient is recorded or edited anywhere.
+  bool watches_gradients() const { return watches_gradients_; }
+  /// True when a value behind the last block is asked for.
+  bool needs_head() const { return needs_head_; }
+  const std::vector<PlannedValue>& values() const { return values_; }
+  std::int64_t cache_bytes() const { return cache_bytes_; }
+  /// Throws CacheTooLargeError when the cache would not fit in free_bytes.
+  void check_fits(std::int64_t free_bytes) const;
+
+ private:
+  Plan(const Request& request, const Inventory& inventory, const RunShape& shape);
+  std::vector<SiteRow> firing(const Selector& selector, const RunShape& shape) const;
+  bool fires(SiteRow at, const RunShape& shape) const;
+  void mark(SiteRow at, RowSet SitePlan::* set);
+  void plan_values(const RunShape& shape);
+
+  Request request_;
+  const Inventory* inventory_;  // belongs to the model, which outlives its runs
+  std::vector<SitePlan> sites_;
+  std::map<std::pair<int, int>, std::vector<std::size_t>> edits_at_;  // indices into request_.edits
+  std::vector<PlannedValue> values_;
+  std::int64_t cache_bytes_ = 0;
+  int last_layer_ = -1;
+  bool needs_head_ = false;
+  bool watches_gradients_ = false;
+};
+
+/// The dtype in which a row's value is computed when the model runs in model_type.
+at::ScalarType dtype_of(const HookPoint& point, at::ScalarType model_type);
+
+/// start, stop and step within an axis of this length; never empty (throws ArgumentError).
+struct ResolvedSlice {
+  std::int64_t start, stop, step;
+  std::int64_t length() const { return (stop - start + step - 1) / step; }
+};
+ResolvedSlice resolve(const PosSlice& slice, std::int64_t length);
+
+}  // namespace bezel::hooks

@@ -1,0 +1,37 @@
+// One run: the plan it follows and what it has gathered so far.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "bezel/hooks/cache.h"
+#include "bezel/hooks/plan.h"
+
+namespace bezel::hooks {
+
+class Run {
+ public:
+  /// positions [batch pos] and key_positions [batch k_pos], int64, -1 at padding.
+  Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions,
+      int step = 0);
+
+  bool live(int site, std::size_t row) const { return plan_->site(site).live[row]; }
+  const SitePlan& site(int index) const { return plan_->site(index); }
+  const Plan& plan() const { return *plan_; }
+  /// Applies edits, then records, then watches the gradient of a live value.
+  at::Tensor fire(SiteRow at, at::Tensor value);
+  const std::shared_ptr<ActivationCache>& cache() const { return cache_; }
+
+ private:
+  at::Tensor edited(SiteRow at, at::Tensor value) const;
+  at::Tensor watched(SiteRow at, const at::Tensor& value) const;
+  at::Tensor kept(const HookPoint& point, const at::Tensor& value) const;
+
+  std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<ActivationCache> cache_;
+  at::Tensor positions_, key_positions_;
+  int step_;
+};
+
+}  // namespace bezel::hooks
