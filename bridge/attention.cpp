@@ -1,0 +1,52 @@
+#include <ATen/ATen.h>
+
+#include "bezel/bridge/layers.h"
+#include "bezel/bridge/ops/attend.h"
+#include "bezel/bridge/ops/rms_norm.h"
+#include "bezel/bridge/ops/rope.h"
+
+namespace bezel::bridge {
+namespace {
+
+using hooks::Tap;
+
+KeysValues own_keys_values(const Projections& own, const AttentionWeights& w,
+                           const Rotation& rotation, const Context& context, Tap tap) {
+  const auto k = tap("attn.hook_k_normed", ops::rms_norm(own.k, w.k_norm, context));
+  const auto v = tap("attn.hook_v_normed", ops::rms_norm(own.v, {}, context));
+  return {tap("attn.hook_rot_k", ops::rotate(k, rotation)), v};
+}
+
+KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
+  return {tap("attn.hook_shared_k", donor.keys), tap("attn.hook_shared_v", donor.values)};
+}
+
+// z [batch pos head d_head] → attn.hook_out; head by head only where somebody looks at the heads.
+at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Tap tap) {
+  if (!tap.live("attn.hook_result")) return at::linear(z.flatten(2), weight);
+  const auto per_head = weight.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
+  return tap("attn.hook_result", at::einsum("bshd,mhd->bshm", {z, per_head})).sum(2);
+}
+
+}  // namespace
+
+at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& weights,
+                     const AttentionSpec& spec, const Context& context, DonatedKeys& donated,
+                     Tap tap) {
+  const auto& w = weights.attention;
+  const Rotation& rotation = context.rotations[layer];
+  const auto own = project_qkv(tap("hook_attn_in", stream), weights, spec, context, tap);
+  const auto q_normed = tap("attn.hook_q_normed", ops::rms_norm(own.q, w.q_norm, context));
+  const auto q = tap("attn.hook_rot_q", ops::rotate(q_normed, rotation));
+  const KeysValues kv = spec.donor ? shared_keys_values(donated[*spec.donor].value(), tap)
+                                   : own_keys_values(own, w, rotation, context, tap);
+  if (spec.donates) donated[layer] = kv;
+  const auto z = tap("attn.hook_z", ops::attend(q, kv.keys, kv.values, context.masks[layer],
+                                                context.path, tap));
+  const auto out = tap("attn.hook_out", project_out(z, w.out, tap));
+  return tap("hook_attn_out",
+             ops::rms_norm(out, weights.ln1_post, context,
+                           {"ln1_post.hook_scale", "ln1_post.hook_normalized"}, tap));
+}
+
+}  // namespace bezel::bridge

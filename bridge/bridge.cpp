@@ -1,0 +1,119 @@
+#include "bezel/bridge/bridge.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <utility>
+
+#include "bezel/bridge/forward.h"
+#include "bezel/bridge/inventory.h"
+#include "bezel/hooks/error.h"
+#include "bezel/hooks/memory.h"
+#include "bezel/hooks/run.h"
+
+namespace bezel::bridge {
+namespace {
+
+using hooks::HookId;
+using hooks::Plan;
+using hooks::Request;
+
+hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& input,
+                                const ModelSpec& spec) {
+  hooks::RowSet silent;
+  const auto silence = [&](HookId id) { silent.set(id.row()); };
+  if (!prepared.tokens.defined()) silence("hook_tokens");
+  if (prepared.first_layer > 0) {
+    silence("hook_embed");
+    silence("hook_full_embed");
+  }
+  if (input.start_state.contains("ple.hook_inputs")) {
+    silence("ple.hook_token");
+    silence("ple.hook_context");
+  }
+  if (prepared.stop_layer < spec.n_layers) {
+    silence("ln_final.hook_scale");
+    silence("ln_final.hook_normalized");
+    silence("hook_unembed");
+    silence("hook_logits");
+  }
+  return silent;
+}
+
+Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Plan& plan,
+                 Output output) {
+  const bool to_the_end = prepared.stop_layer == spec.n_layers;
+  if (output == Output::kLogits) return {prepared.stop_layer, to_the_end};
+  if (plan.needs_head()) return {prepared.stop_layer, true};
+  return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
+}
+
+void check_gradients(const Plan& plan) {
+  if (plan.watches_gradients() && !c10::GradMode::is_enabled()) {
+    throw ArgumentError(
+        "gradients were asked for (incl_bwd or a backward hook) while autograd is switched off; "
+        "leave torch.no_grad() or torch.inference_mode()");
+  }
+}
+
+// The caller may write into what it is given; the cache must not change with it.
+at::Tensor apart_from(const hooks::ActivationCache& cache, const at::Tensor& output) {
+  for (const auto& [name, value] : cache.items()) {
+    if (value.is_alias_of(output)) return output.clone();
+  }
+  return output;
+}
+
+}  // namespace
+
+Bridge::Bridge(ModelSpec spec, Weights weights)
+    : spec_(std::move(spec)), weights_(std::move(weights)), inventory_(make_inventory(spec_)) {}
+
+std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const Input& input,
+                                            const Request& request) const {
+  hooks::RunShape shape{.input = {}, .n_logits = prepared.n_logits,
+                        .dtype = weights_.embed.scalar_type(), .device = weights_.embed.device(),
+                        .first_layer = prepared.first_layer, .stop_layer = prepared.stop_layer,
+                        .silent_model_rows = silent_model_rows(prepared, input, spec_)};
+  const auto set = [&](hooks::Axis axis, std::int64_t size) {
+    shape.input[static_cast<std::size_t>(axis)] = size;
+  };
+  set(hooks::Axis::kBatch, prepared.n_batch);
+  for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
+    set(axis, prepared.n_pos);
+  }
+  return Plan::compile(request, inventory_, shape);
+}
+
+std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& request) const {
+  return compile(prepare(input, spec_, options()), input, request);
+}
+
+RunResult Bridge::run(const Input& input, const Request& request,
+                      const RunOptions& options) const {
+  const auto model = this->options();
+  const PreparedInput prepared = prepare(input, spec_, model);
+  const auto plan = compile(prepared, input, request);
+  check_gradients(*plan);
+  if (plan->cache_bytes() > 0) {
+    const auto free = hooks::free_bytes(request.device.value_or(model.device()));
+    if (free) plan->check_fits(*free);
+  }
+  const Context context = make_context(prepared, spec_, options, model);
+  hooks::Run run(plan, prepared.hook_positions, prepared.hook_positions);
+  auto output = forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output),
+                        spec_, weights_, context, run);
+  if (options.output == Output::kNothing) output.reset();
+  if (output.defined()) output = apart_from(*run.cache(), output);
+  return {output, run.cache(), prepared.valid};
+}
+
+at::Tensor Bridge::operator()(const at::Tensor& tokens) const {
+  return run({.tokens = tokens}).output;
+}
+
+RunResult Bridge::run_with_cache(const at::Tensor& tokens, const Request& request) const {
+  return run({.tokens = tokens}, request);
+}
+
+}  // namespace bezel::bridge

@@ -1,0 +1,49 @@
+// The object that users hold: a model, its weights, and runs through it. Const during a run; runs
+// from several threads do not see each other.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "bezel/bridge/input.h"
+#include "bezel/bridge/spec.h"
+#include "bezel/bridge/weights.h"
+#include "bezel/hooks/cache.h"
+#include "bezel/hooks/plan.h"
+
+namespace bezel::bridge {
+
+struct RunResult {
+  at::Tensor output;  // logits [batch pos d_vocab], or the stream at stop_at_layer; or undefined
+  std::shared_ptr<hooks::ActivationCache> cache;
+  at::Tensor valid;  // [batch pos] bool; undefined where nothing is padding
+};
+
+class Bridge {
+ public:
+  /// Throws ModelMismatchError when a weight does not have the shape that the spec gives it.
+  Bridge(ModelSpec spec, Weights weights);
+
+  const ModelSpec& spec() const { return spec_; }
+  const Weights& weights() const { return weights_; }
+  const hooks::Inventory& inventory() const { return inventory_; }
+  at::TensorOptions options() const { return weights_.embed.options().requires_grad(false); }
+
+  RunResult run(const Input& input, const hooks::Request& request = {},
+                const RunOptions& options = {}) const;
+  /// Logits [batch pos d_vocab] of token ids [batch pos].
+  at::Tensor operator()(const at::Tensor& tokens) const;
+  RunResult run_with_cache(const at::Tensor& tokens, const hooks::Request& request) const;
+  /// The plan that such a run would follow: names, shapes, bytes.
+  std::shared_ptr<const hooks::Plan> plan(const Input& input, const hooks::Request& request) const;
+
+ private:
+  std::shared_ptr<const hooks::Plan> compile(const PreparedInput& prepared, const Input& input,
+                                             const hooks::Request& request) const;
+  ModelSpec spec_;
+  Weights weights_;
+  hooks::Inventory inventory_;
+};
+
+}  // namespace bezel::bridge

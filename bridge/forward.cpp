@@ -1,0 +1,125 @@
+#include "bezel/bridge/forward.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <utility>
+
+#include "bezel/bridge/layers.h"
+#include "bezel/bridge/ops/attend.h"
+#include "bezel/bridge/ops/rope.h"
+#include "bezel/hooks/error.h"
+
+namespace bezel::bridge {
+namespace {
+
+using hooks::Run;
+using hooks::Tap;
+
+// With frozen weights a gradient has nowhere to start; the embeddings become its leaves.
+at::Tensor leaf_if_watched(at::Tensor value, const Run& run) {
+  if (!run.plan().watches_gradients() || value.requires_grad()) return value;
+  return value.detach().requires_grad_(true);
+}
+
+const at::Tensor& from_start_state(const NamedTensors& state, const std::string& name,
+                                   const std::string& why) {
+  const auto found = state.find(name);
+  if (found != state.end()) return found->second;
+  throw ArgumentError("start_at_layer needs \"" + name + "\" in start_state: " + why);
+}
+
+struct Embedded {
+  at::Tensor stream;      // [batch pos d_model]
+  at::Tensor ple_inputs;  // [batch pos layer d_ple]; undefined without PLE
+};
+
+Embedded embed(const PreparedInput& input, const NamedTensors& start_state, const ModelSpec& spec,
+               const Weights& weights, const Context& context, Run& run) {
+  const Tap tap(run, 0);
+  if (spec.d_ple > 0 && !input.tokens.defined() && !start_state.contains("ple.hook_inputs")) {
+    throw ArgumentError(
+        "this model has per-layer embeddings, and the input has no token ids: give tokens, or "
+        "\"ple.hook_inputs\" in start_state");
+  }
+  auto tokens = input.tokens;
+  if (tokens.defined()) {
+    tokens = tap("hook_tokens", tokens);
+    if (tap.any_edits({"hook_tokens"})) check_token_range(tokens, spec.d_vocab);
+  }
+  Embedded result;
+  if (input.first_layer > 0) {
+    result.stream = leaf_if_watched(input.embeddings, run);
+  } else {
+    auto embeddings = input.embeddings.defined() ? input.embeddings : embed_tokens(tokens, weights);
+    embeddings = tap("hook_embed", leaf_if_watched(std::move(embeddings), run));
+    result.stream = tap("hook_full_embed", embeddings);
+  }
+  if (spec.d_ple == 0) return result;
+  const auto given = start_state.find("ple.hook_inputs");
+  if (given != start_state.end()) {
+    result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(given->second, run));
+  } else {
+    result.ple_inputs =
+        per_layer_inputs(tokens, result.stream, spec, *weights.ple, context, tap);
+  }
+  return result;
+}
+
+DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start_state,
+                           const Extent& extent, const ModelSpec& spec) {
+  DonatedKeys donated(spec.layers.size());
+  for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
+    const auto donor = spec.layers[layer].attention.donor;
+    if (!donor || *donor >= input.first_layer || donated[*donor]) continue;
+    const std::string prefix = "blocks." + std::to_string(*donor) + ".attn.";
+    const std::string why = "block " + std::to_string(layer) + " reads the keys and values of block " +
+                            std::to_string(*donor) + ", which this run does not compute";
+    donated[*donor] = KeysValues{from_start_state(start_state, prefix + "hook_rot_k", why),
+                                 from_start_state(start_state, prefix + "hook_v_normed", why)};
+  }
+  return donated;
+}
+
+}  // namespace
+
+Context make_context(const PreparedInput& input, const ModelSpec& spec, const RunOptions& options,
+                     const at::TensorOptions& model) {
+  Context context{.path = options.path, .norm_eps = spec.norm_eps, .positions = input.positions,
+                  .rotations = {}, .masks = {}, .check_interrupt = options.check_interrupt};
+  std::map<std::pair<double, std::int64_t>, Rotation> rotations;
+  std::map<std::int64_t, Mask> masks;
+  for (const LayerSpec& layer : spec.layers) {
+    const AttentionSpec& attention = layer.attention;
+    Rotation& rotation = rotations[{attention.rope.theta, attention.d_head}];
+    if (!rotation.cos.defined()) {
+      rotation = ops::make_rotation(input.positions, attention.rope, attention.d_head,
+                                    model.dtype().toScalarType());
+    }
+    Mask& mask = masks[attention.window_tokens.value_or(0)];
+    if (!mask.additive.defined()) {
+      const auto blocks = attention.window_tokens ? input.blocks : at::Tensor();
+      mask = ops::make_mask(input.n_pos, attention.window_tokens, input.valid, blocks, model);
+    }
+    context.rotations.push_back(rotation);
+    context.masks.push_back(mask);
+  }
+  return context;
+}
+
+at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state, const Extent& extent,
+                   const ModelSpec& spec, const Weights& weights, const Context& context,
+                   hooks::Run& run) {
+  DonatedKeys donated = donated_before(input, start_state, extent, spec);
+  auto [stream, ple_inputs] = embed(input, start_state, spec, weights, context, run);
+  for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
+    if (context.check_interrupt) context.check_interrupt();
+    const auto ple_input = spec.d_ple > 0 ? ple_inputs.select(2, layer) : at::Tensor();
+    stream = block(std::move(stream), layer, weights.layers[layer], spec.layers[layer], ple_input,
+                   context, donated, Tap(run, layer + 1));
+  }
+  if (!extent.head) return stream;
+  return unembed(stream, input.n_logits, weights, spec, context, Tap(run, 0));
+}
+
+}  // namespace bezel::bridge

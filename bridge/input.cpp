@@ -1,0 +1,164 @@
+#include "bezel/bridge/input.h"
+
+#include <ATen/ATen.h>
+
+#include <sstream>
+
+#include "bezel/hooks/error.h"
+
+namespace bezel::bridge {
+namespace {
+
+std::string describe(const at::Tensor& value) {
+  std::ostringstream text;
+  text << value.scalar_type() << " " << value.sizes();
+  return text.str();
+}
+
+[[noreturn]] void refuse(const std::string& argument, const at::Tensor& got,
+                         const std::string& want) {
+  throw ArgumentError(argument + " is " + describe(got) + "; wanted " + want);
+}
+
+bool is_integer(const at::Tensor& value) {
+  return at::isIntegralType(value.scalar_type(), /*includeBool=*/false);
+}
+
+int resolve_layer(const char* argument, std::optional<std::int64_t> given, std::int64_t otherwise,
+                  std::int64_t n_layers) {
+  const std::int64_t layer = given.value_or(otherwise);
+  const std::int64_t place = layer < 0 ? layer + n_layers : layer;
+  if (place < 0 || place > n_layers) {
+    throw ArgumentError(std::string(argument) + " is " + std::to_string(layer) +
+                        "; the model has blocks 0 to " + std::to_string(n_layers - 1));
+  }
+  return static_cast<int>(place);
+}
+
+void take_tokens(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+                 PreparedInput& prepared) {
+  if (!input.tokens.defined()) return;
+  if (input.tokens.dim() != 2 || !is_integer(input.tokens) || input.tokens.numel() == 0) {
+    refuse("tokens", input.tokens, "token ids [batch pos], at least one");
+  }
+  prepared.tokens = input.tokens.to(model.device(), at::kLong);
+  check_token_range(prepared.tokens, spec.d_vocab);
+  prepared.n_batch = prepared.tokens.size(0);
+  prepared.n_pos = prepared.tokens.size(1);
+}
+
+void take_embeddings(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+                     PreparedInput& prepared) {
+  const auto& given = input.embeddings;
+  if (!given.defined()) {
+    if (prepared.first_layer > 0) {
+      throw ArgumentError("start_at_layer needs the stream [batch pos d_model] as the input");
+    }
+    return;
+  }
+  if (given.dim() != 3 || !given.is_floating_point() || given.size(2) != spec.d_model ||
+      given.numel() == 0) {
+    refuse("the input", given, "floats [batch pos d_model] with d_model = " +
+                                   std::to_string(spec.d_model));
+  }
+  if (prepared.tokens.defined() && prepared.tokens.sizes() != given.sizes().slice(0, 2)) {
+    refuse("tokens", prepared.tokens, "the batch and pos of the input, " + describe(given));
+  }
+  prepared.embeddings = given.to(model.device(), model.dtype().toScalarType());
+  prepared.n_batch = given.size(0);
+  prepared.n_pos = given.size(1);
+}
+
+at::Tensor per_position(const char* argument, const at::Tensor& given, const PreparedInput& prepared,
+                        const at::TensorOptions& model) {
+  const bool one_row = given.dim() == 2 && given.size(0) == 1;
+  const bool fits = given.dim() == 2 && given.size(1) == prepared.n_pos &&
+                    (one_row || given.size(0) == prepared.n_batch);
+  if (!fits) {
+    refuse(argument, given, "[batch pos] = [" + std::to_string(prepared.n_batch) + ", " +
+                                std::to_string(prepared.n_pos) + "]");
+  }
+  return given.to(model.device());
+}
+
+void take_mask(const Input& input, const at::TensorOptions& model, PreparedInput& prepared) {
+  if (!input.attention_mask.defined()) return;
+  const auto given = per_position("attention_mask", input.attention_mask, prepared, model);
+  if (at::logical_and(given != 0, given != 1).any().item<bool>()) {
+    refuse("attention_mask", given, "only 0 (padding) and 1 (valid)");
+  }
+  const auto valid = given.to(at::kBool).expand({prepared.n_batch, prepared.n_pos});
+  if (!valid.any(1).all().item<bool>()) {
+    refuse("attention_mask", given, "at least one valid position in every row");
+  }
+  if (!valid.all().item<bool>()) prepared.valid = valid;
+}
+
+void take_positions(const Input& input, const at::TensorOptions& model, PreparedInput& prepared) {
+  if (input.position_ids.defined()) {
+    if (!is_integer(input.position_ids)) refuse("position_ids", input.position_ids, "integers");
+    prepared.positions =
+        per_position("position_ids", input.position_ids, prepared, model).to(at::kLong);
+    if (prepared.positions.min().item<std::int64_t>() < 0) {
+      refuse("position_ids", input.position_ids, "no negative positions");
+    }
+  } else if (prepared.valid.defined()) {
+    prepared.positions = (prepared.valid.to(at::kLong).cumsum(1) - 1).clamp_min(0);
+  } else {
+    prepared.positions = at::arange(prepared.n_pos, model.dtype(at::kLong)).unsqueeze(0);
+  }
+  prepared.hook_positions = prepared.positions.expand({prepared.n_batch, prepared.n_pos});
+  if (prepared.valid.defined()) {
+    prepared.hook_positions = prepared.hook_positions.masked_fill(~prepared.valid, -1);
+  }
+}
+
+// Tokens of one image or video frame that stand side by side see each other.
+void take_token_types(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+                      PreparedInput& prepared) {
+  if (!input.token_types.defined() || spec.bidirectional == Bidirectional::kNone) return;
+  const auto types = per_position("mm_token_type_ids", input.token_types, prepared, model)
+                         .expand({prepared.n_batch, prepared.n_pos});
+  const auto seen = at::logical_or(types == 1, types == 2);
+  const auto before = at::constant_pad_nd(seen.narrow(1, 0, prepared.n_pos - 1), {1, 0});
+  const auto begins = at::logical_and(seen, ~before);
+  prepared.blocks = at::where(seen, begins.cumsum(1) - 1, -1);
+}
+
+}  // namespace
+
+void check_token_range(const at::Tensor& tokens, std::int64_t d_vocab) {
+  const auto lowest = tokens.min().item<std::int64_t>();
+  const auto highest = tokens.max().item<std::int64_t>();
+  if (lowest >= 0 && highest < d_vocab) return;
+  throw ArgumentError("tokens run from " + std::to_string(lowest) + " to " +
+                      std::to_string(highest) + "; the vocabulary has ids 0 to " +
+                      std::to_string(d_vocab - 1));
+}
+
+PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::TensorOptions& model) {
+  if (!input.tokens.defined() && !input.embeddings.defined()) {
+    throw ArgumentError("a run needs token ids [batch pos] or embeddings [batch pos d_model]");
+  }
+  PreparedInput prepared;
+  prepared.first_layer = resolve_layer("start_at_layer", input.start_at_layer, 0, spec.n_layers);
+  prepared.stop_layer =
+      resolve_layer("stop_at_layer", input.stop_at_layer, spec.n_layers, spec.n_layers);
+  if (prepared.stop_layer < prepared.first_layer) {
+    throw ArgumentError("stop_at_layer " + std::to_string(prepared.stop_layer) +
+                        " comes before start_at_layer " + std::to_string(prepared.first_layer));
+  }
+  take_tokens(input, spec, model, prepared);
+  take_embeddings(input, spec, model, prepared);
+  prepared.n_logits = input.logits_to_keep.value_or(prepared.n_pos);
+  if (prepared.n_logits < 1 || prepared.n_logits > prepared.n_pos) {
+    throw ArgumentError("logits_to_keep is " + std::to_string(prepared.n_logits) +
+                        "; wanted 1 to " + std::to_string(prepared.n_pos) + " (positions)");
+  }
+  take_mask(input, model, prepared);
+  take_positions(input, model, prepared);
+  take_token_types(input, spec, model, prepared);
+  return prepared;
+}
+
+}  // namespace bezel::bridge

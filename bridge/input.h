@@ -1,0 +1,63 @@
+// What a run is given, and what it is asked for beside the hooks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "bezel/bridge/context.h"
+#include "bezel/bridge/spec.h"
+
+namespace bezel::bridge {
+
+using NamedTensors = std::unordered_map<std::string, at::Tensor>;
+
+struct Input {
+  at::Tensor tokens{};  // [batch pos] int64; undefined where embeddings stand alone
+  /// [batch pos d_model]: stands for hook_embed; with start_at_layer, the stream entering that block.
+  at::Tensor embeddings{};
+  at::Tensor attention_mask{};  // [batch pos], 0 at padding; undefined: no padding
+  at::Tensor position_ids{};    // [batch|1 pos] int64; undefined: counted from the mask
+  /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: text.
+  at::Tensor token_types{};
+  std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
+  std::optional<std::int64_t> logits_to_keep{};                 // the last ones; nullopt: all
+  /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
+  NamedTensors start_state{};
+};
+
+/// What a run ends with.
+enum class Output : std::uint8_t {
+  kLogits,   // hook_logits; with stop_at_layer, the stream entering that block
+  kNothing,  // the run stops once every hook has fired
+};
+
+struct RunOptions {
+  Path path = Path::kAutomatic;
+  Output output = Output::kLogits;
+  std::function<void()> check_interrupt{};  // called before each block; throws to stop the run
+};
+
+/// An input that was checked and completed; what the blocks run on.
+struct PreparedInput {
+  at::Tensor tokens;          // [batch pos] int64 or undefined
+  at::Tensor embeddings;      // [batch pos d_model] in the model's dtype, or undefined
+  at::Tensor valid;           // [batch pos] bool; undefined where nothing is padding
+  at::Tensor positions;       // [batch|1 pos] int64, 0 at padding
+  at::Tensor hook_positions;  // [batch pos] int64, -1 at padding
+  at::Tensor blocks;          // [batch pos] int64: image a token belongs to, -1: none; or undefined
+  std::int64_t n_batch = 0, n_pos = 0, n_logits = 0;
+  int first_layer = 0, stop_layer = 0;
+};
+
+/// Throws ArgumentError that names the argument, what it is and what it should be.
+PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::TensorOptions& model);
+
+/// Throws ArgumentError when an id has no row in the embedding table.
+void check_token_range(const at::Tensor& tokens, std::int64_t d_vocab);
+
+}  // namespace bezel::bridge

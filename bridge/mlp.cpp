@@ -1,0 +1,35 @@
+#include <ATen/ATen.h>
+
+#include "bezel/bridge/layers.h"
+#include "bezel/bridge/ops/gated_gelu.h"
+#include "bezel/bridge/ops/rms_norm.h"
+
+namespace bezel::bridge {
+
+using hooks::Tap;
+
+at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, Tap tap) {
+  const auto gate_up = at::linear(x, weights.gate_up).chunk(2, -1);
+  const auto gate = tap("mlp.hook_pre", gate_up[0]);
+  const auto up = tap("mlp.hook_pre_linear", gate_up[1]);
+  const auto post = tap("mlp.hook_post", ops::gated_gelu(gate, up));
+  return tap("mlp.hook_out", at::linear(post, weights.down));
+}
+
+at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,
+                        const LayerSpec& spec, const Context& context, Tap tap) {
+  const auto branch_input = tap("hook_mlp_in", stream);
+  auto sum = mlp(ops::rms_norm(branch_input, weights.ln2, context,
+                               {"ln2.hook_scale", "ln2.hook_normalized"}, tap),
+                 weights.mlp, tap);
+  if (weights.moe) {
+    sum = ops::rms_norm(sum, weights.moe->ln2_dense_post, context,
+                        {"ln2_dense_post.hook_scale", "ln2_dense_post.hook_normalized"}, tap) +
+          experts(branch_input, *weights.moe, *spec.moe, context, tap);
+  }
+  return tap("hook_mlp_out",
+             ops::rms_norm(sum, weights.ln2_post, context,
+                           {"ln2_post.hook_scale", "ln2_post.hook_normalized"}, tap));
+}
+
+}  // namespace bezel::bridge

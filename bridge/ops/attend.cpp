@@ -1,0 +1,72 @@
+#include "bezel/bridge/ops/attend.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+#include <optional>
+
+namespace bezel::ops {
+namespace {
+
+constexpr double kScale = 1.0;  // Gemma 4 does not divide by sqrt(d_head)
+
+// The query heads of one kv head stand in one matrix, so that keys need no copies.
+at::Tensor by_kv_head(const at::Tensor& per_head, std::int64_t n_kv_heads) {
+  const auto& s = per_head.sizes();  // [batch head q_pos x]
+  return per_head.reshape({s[0], n_kv_heads, s[1] / n_kv_heads * s[2], s[3]});
+}
+
+at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                 const bridge::Mask& mask) {
+  const std::optional<at::Tensor> additive =
+      mask.causal_only ? std::nullopt : std::optional(mask.additive);
+  return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+                                          additive, /*dropout_p=*/0.0, mask.causal_only, kScale,
+                                          /*enable_gqa=*/q.size(2) != k.size(2))
+      .transpose(1, 2);
+}
+
+double lowest(at::ScalarType type) {
+  if (type == at::kDouble) return std::numeric_limits<double>::lowest();
+  if (type == at::kBFloat16) return static_cast<float>(std::numeric_limits<at::BFloat16>::lowest());
+  return std::numeric_limits<float>::lowest();
+}
+
+}  // namespace
+
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const bridge::Mask& mask, bridge::Path path, hooks::Tap tap) {
+  if (path != bridge::Path::kOpen &&
+      !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"})) {
+    return fused(q, k, v, mask);
+  }
+  const std::int64_t n_kv_heads = k.size(2);
+  const auto heads = q.transpose(1, 2);  // [batch head q_pos d_head]
+  const auto keys = k.permute({0, 2, 3, 1});
+  const auto values = v.transpose(1, 2);
+  const auto dots = at::matmul(by_kv_head(heads, n_kv_heads), keys)
+                        .view({q.size(0), q.size(2), q.size(1), k.size(1)});
+  const auto scores = tap("attn.hook_attn_scores", dots + mask.additive);
+  const auto pattern = tap("attn.hook_pattern", at::softmax(scores, -1));
+  return at::matmul(by_kv_head(pattern, n_kv_heads), values).view(heads.sizes()).transpose(1, 2);
+}
+
+bridge::Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
+                       const at::Tensor& positions_valid, const at::Tensor& blocks,
+                       const at::TensorOptions& model_options) {
+  const auto places = at::arange(n_pos, model_options.dtype(at::kLong));
+  const auto behind = places.unsqueeze(1) - places.unsqueeze(0);  // query minus key
+  auto visible = (behind >= 0).unsqueeze(0);
+  const bool windowed = window_tokens && *window_tokens < n_pos;
+  if (blocks.defined()) {
+    const auto same = blocks.unsqueeze(2) == blocks.unsqueeze(1);
+    visible = visible.logical_or(same.logical_and(blocks.unsqueeze(2) >= 0));
+  }
+  if (windowed) visible = visible.logical_and((behind < *window_tokens).unsqueeze(0));
+  if (positions_valid.defined()) visible = visible.logical_and(positions_valid.unsqueeze(1));
+  const double hidden = lowest(c10::typeMetaToScalarType(model_options.dtype()));
+  auto additive = at::zeros(visible.sizes(), model_options).masked_fill(~visible, hidden);
+  return {additive.unsqueeze(1), !windowed && !positions_valid.defined() && !blocks.defined()};
+}
+
+}  // namespace bezel::ops

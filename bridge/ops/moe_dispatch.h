@@ -1,0 +1,12 @@
+// A linear layer whose matrix is chosen per token.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace bezel::ops {
+
+/// x [batch pos k d_in], experts [batch pos k] int64, weights [expert d_out d_in] → [batch pos k
+/// d_out]. Rows are sorted by expert, so that each expert that was chosen runs one product.
+at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts, const at::Tensor& weights);
+
+}  // namespace bezel::ops

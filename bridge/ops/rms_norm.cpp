@@ -1,0 +1,44 @@
+#include "bezel/bridge/ops/rms_norm.h"
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "bezel/bridge/ops/dtype.h"
+
+namespace bezel::ops {
+namespace {
+
+at::Tensor root_mean_square(const at::Tensor& wide, double eps) {
+  return (wide.pow(2).mean(-1, /*keepdim=*/true) + eps).sqrt();
+}
+
+at::Tensor with_gain(const at::Tensor& normalized, const at::Tensor& gain) {
+  return gain.defined() ? normalized * gain : normalized;
+}
+
+at::Tensor library_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
+  const std::optional<at::Tensor> weight = gain.defined() ? std::optional(gain) : std::nullopt;
+  return at::rms_norm(x, {x.size(-1)}, weight, eps);
+}
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context,
+                    const NormHooks& names, hooks::Tap tap) {
+  if (context.path != bridge::Path::kOpen && !tap.any_live({names.scale, names.normalized})) {
+    return library_norm(x, gain, context.norm_eps);
+  }
+  const auto wide = widened(x);
+  const auto scale = tap(names.scale, root_mean_square(wide, context.norm_eps));
+  const auto normalized = tap(names.normalized, wide / scale);
+  return with_gain(normalized, gain).to(x.scalar_type());
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context) {
+  if (context.path != bridge::Path::kOpen) return library_norm(x, gain, context.norm_eps);
+  const auto wide = widened(x);
+  return with_gain(wide / root_mean_square(wide, context.norm_eps), gain).to(x.scalar_type());
+}
+
+}  // namespace bezel::ops

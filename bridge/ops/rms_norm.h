@@ -1,0 +1,24 @@
+// RMSNorm: x / sqrt(mean(x^2) + eps) * gain, in float32, rounded once at the end.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "bezel/bridge/context.h"
+#include "bezel/hooks/tap.h"
+
+namespace bezel::ops {
+
+/// The two names of a norm: "ln1.hook_scale", "ln1.hook_normalized".
+struct NormHooks {
+  hooks::HookId scale, normalized;
+};
+
+/// x [… d] → [… d], in x's dtype. gain [d]; undefined for a weightless norm.
+/// Zhang & Sennrich 2019; Gemma 4 multiplies by the gain itself, not by 1 + gain.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context,
+                    const NormHooks& names, hooks::Tap tap);
+
+/// The same for norms whose inside has no name.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context);
+
+}  // namespace bezel::ops

@@ -1,0 +1,29 @@
+#include "bezel/bridge/ops/rope.h"
+
+#include <ATen/ATen.h>
+
+#include "bezel/bridge/ops/dtype.h"
+
+namespace bezel::ops {
+
+bridge::Rotation make_rotation(const at::Tensor& positions, const bridge::RopeSpec& spec,
+                               std::int64_t d_head, at::ScalarType model_type) {
+  const auto options = positions.options().dtype(wide_type(model_type));
+  const auto exponents = at::arange(0, 2 * spec.n_rotated_pairs, 2, options) / d_head;
+  const auto turning = at::pow(spec.theta, exponents).reciprocal();
+  const auto still = at::zeros({d_head / 2 - spec.n_rotated_pairs}, options);
+  const auto angles = positions.to(options.dtype()).unsqueeze(-1) * at::cat({turning, still});
+  return {angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)};
+}
+
+at::Tensor rotate(const at::Tensor& x, const bridge::Rotation& rotation) {
+  const auto halves = widened(x).chunk(2, -1);
+  const auto& first = halves[0];
+  const auto& second = halves[1];
+  return at::cat({first * rotation.cos - second * rotation.sin,
+                  second * rotation.cos + first * rotation.sin},
+                 -1)
+      .to(x.scalar_type());
+}
+
+}  // namespace bezel::ops
