@@ -1,0 +1,71 @@
+# bezel in a few words: `make demo` shows it, `make test` checks it. Everything else is below.
+# make VARIABLE=value: MODEL=<folder> for demo and parity, JOBS=<n>, BUILD=<folder>, CMAKE_ARGS=…
+
+BUILD ?= build
+JOBS ?= $(shell cmake/jobs.sh)
+CMAKE_ARGS ?=
+MODEL ?=
+FUZZ_RUNS ?= 1000000
+TIDY_SINCE ?=
+PYTHON_IN_VENV := .venv/bin/python
+CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint tidy format bench parity fuzz clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## system packages and .venv; a second when nothing is missing
+	@cmake/setup.sh
+
+setup-lint:
+	@cmake/setup.sh lint
+
+setup-fuzz:
+	@cmake/setup.sh fuzz
+
+configure: setup
+	@test -f $(BUILD)/build.ninja -a -z "$(CMAKE_ARGS)" || \
+	  cmake -S . -B $(BUILD) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON_IN_VENV) $(CMAKE_ARGS)
+
+package: configure  # only what `import bezel` needs
+	@$(CMAKE_BUILD) --target bezel_package
+	@$(PYTHON_IN_VENV) cmake/link_into_venv.py $(BUILD)/python
+
+build: package  ## compile everything; `import bezel` works in .venv
+	@$(CMAKE_BUILD)
+
+demo: package  ## look inside a trained miniature, or MODEL=<folder of a Gemma 4 checkpoint>
+	@$(PYTHON_IN_VENV) -m bezel.demo $(MODEL)
+
+test: build  ## all tests: C++ (ctest) and Python (pytest)
+	@ctest --test-dir $(BUILD) --output-on-failure; cpp=$$?; \
+	 $(PYTHON_IN_VENV) -m pytest -q tests; python=$$?; \
+	 exit $$((cpp ? cpp : python))
+
+lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed files
+	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format --dry-run -Werror
+	@$(PYTHON_IN_VENV) -m ruff check .
+	@$(PYTHON_IN_VENV) -m ruff format --check .
+	@test ! -e python/bezel/__init__.py || $(PYTHON_IN_VENV) -m mypy
+	@cmake/tidy.sh $(BUILD) $(TIDY_SINCE)
+
+format: setup-lint  ## rewrite the sources as lint wants them
+	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format -i
+	@$(PYTHON_IN_VENV) -m ruff check --fix .
+	@$(PYTHON_IN_VENV) -m ruff format .
+
+bench: build  ## the speed tables
+	@$(PYTHON_IN_VENV) tests/bench/bench.py
+
+parity: package  ## the accuracy tables: every name against transformers
+	@$(PYTHON_IN_VENV) tests/bench/parity.py $(MODEL)
+
+fuzz: setup-fuzz setup  ## the checkpoint readers on FUZZ_RUNS malformed inputs
+	@cmake --preset fuzz -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON_IN_VENV)
+	@cmake --build --preset fuzz --parallel $(JOBS) --target fuzzers
+	@cmake/fuzz.sh build-fuzz $(FUZZ_RUNS)
+
+clean:  ## remove what was built; .venv stays
+	@rm -rf $(BUILD) build-debug build-asan build-tsan build-fuzz build-wheel dist

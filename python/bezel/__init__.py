@@ -1,0 +1,2 @@
+import torch
+from bezel._C import twice
