@@ -1,0 +1,85 @@
+"""The checkpoints that every other test stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import checkpoint_forms, fixtures
+from support.lab import Lab
+
+NAMES = tuple(fixtures.RECIPES)
+# What transformers gives these tensors before training; a model that skips one would pass.
+NEUTRAL_VALUES = (0.0, 1.0, float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_tensor_keeps_its_initial_value(lab: Lab, name: str) -> None:
+    for key, tensor in checkpoint_forms.load_tensors(lab.folder(name)).items():
+        for neutral in NEUTRAL_VALUES:
+            share = (tensor == neutral).float().mean().item()
+            assert share == 0.0, f"{key}: {share:.0%} of its values are {neutral}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_tensor_or_row_is_constant(lab: Lab, name: str) -> None:
+    for key, tensor in checkpoint_forms.load_tensors(lab.folder(name)).items():
+        if tensor.numel() > 1:
+            rows = tensor.reshape(-1, tensor.shape[-1])
+            assert (rows.std(dim=-1) > 0).all(), key
+
+
+def test_scalars_differ_from_layer_to_layer(lab: Lab) -> None:
+    tensors = checkpoint_forms.load_tensors(lab.folder("e2b"))
+    scalars = {float(value) for key, value in tensors.items() if key.endswith("layer_scalar")}
+    assert len(scalars) == len(fixtures.RECIPES["e2b"].layers)
+
+
+def test_a_recipe_always_gives_the_same_bytes(lab: Lab, tmp_path: Path) -> None:
+    for file in ("model.safetensors", "config.json"):
+        first = (lab.folder("wrapped_e2b") / file).read_bytes()
+        assert first == (fixtures.make("wrapped_e2b", tmp_path) / file).read_bytes(), file
+
+
+def test_the_recipes_cover_windows_and_head_shapes() -> None:
+    recipes = fixtures.RECIPES.values()
+    assert {2, 3, 5, 8, 17} <= {recipe.window for recipe in recipes}
+    assert all(
+        recipe.text["head_dim"] != recipe.text["global_head_dim"] for recipe in recipes
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", checkpoint_forms.FORMS)
+def test_every_form_keeps_what_the_reference_reads(lab: Lab, name: str, form: str) -> None:
+    """transformers cannot read joint projections; it must see no change in the other forms."""
+    if form == "joint_projections":
+        joint = checkpoint_forms.load_tensors(lab.folder(name, form))
+        assert any("gate_up_proj.weight" in key for key in joint)
+        assert not any(".mlp.gate_proj" in key and "language" in key for key in joint)
+        return
+    tokens = fixtures.tokens(9)
+    with torch.no_grad():
+        want = lab.reference(name)(tokens).logits
+        assert torch.equal(lab.reference(name, form=form)(tokens).logits, want)
+
+
+def test_unified_files_have_the_published_names_and_can_have_the_class_s_own(
+    lab: Lab, tmp_path: Path
+) -> None:
+    saved = checkpoint_forms.load_tensors(lab.folder("unified"))
+    assert "model.vision_embedder.patch_dense.weight" in saved
+    folder = checkpoint_forms.copy_of(lab.folder("unified"), tmp_path / "own")
+    checkpoint_forms.with_class_layout(folder)
+    own = checkpoint_forms.load_tensors(folder)
+    assert "model.embed_vision.patch_dense.weight" in own
+    assert "model.embed_vision.multimodal_embedder.embedding_projection.weight" in own
+
+
+@pytest.mark.parametrize("name", ["wrapped_e2b", "wrapped_moe", "unified"])
+def test_wrapped_checkpoints_hold_towers_beside_the_text_model(lab: Lab, name: str) -> None:
+    keys = checkpoint_forms.load_tensors(lab.folder(name))
+    assert any(key.startswith("model.language_model.") for key in keys)
+    assert any("vision" in key for key in keys)
+    assert "lm_head.weight" not in keys

@@ -1,0 +1,83 @@
+"""What the tests share: checkpoints, reference models and their values, bridges; made once."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from support import checkpoint_forms, exact, fixtures, reference
+from support.hook_table import Point, hook_points_of
+
+_CLASSES = {
+    "none": transformers.Gemma4ForCausalLM,
+    "gemma4": transformers.Gemma4ForConditionalGeneration,
+    "gemma4_audio": transformers.Gemma4ForConditionalGeneration,
+    "unified": transformers.Gemma4UnifiedForConditionalGeneration,
+}
+
+
+class Lab:
+    """Everything by the name of a recipe in `fixtures.RECIPES`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        transformers.logging.disable_progress_bar()
+        transformers.logging.set_verbosity_error()
+        # Caches of the instance: they end with it.
+        self.folder = functools.cache(self._folder)
+        self.reference = functools.cache(self._reference)
+        self.oracle = functools.cache(self._oracle)
+        self.bridge = functools.cache(self._bridge)
+        self.values = functools.lru_cache(maxsize=24)(self._values)
+        self.exact_values = functools.lru_cache(maxsize=24)(self._exact_values)
+
+    def _folder(self, name: str, form: str = "saved") -> Path:
+        """The checkpoint, as transformers saves it or in another valid form."""
+        if form == "saved":
+            return fixtures.make(name, self.root)
+        target = self.root / f"{name}-{form}"
+        if form == "bfloat16":
+            checkpoint_forms.as_bfloat16(checkpoint_forms.copy_of(self.folder(name), target))
+            return target
+        return checkpoint_forms.in_form(self.folder(name), form, target)
+
+    def _reference(
+        self,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        attention: str = "eager",
+        form: str = "saved",
+    ) -> nn.Module:
+        """The transformers model, loaded from the folder."""
+        recipe = fixtures.RECIPES[name]
+        model: nn.Module = _CLASSES[recipe.wrapper].from_pretrained(
+            self.folder(name, form),
+            dtype=dtype,
+            attn_implementation=attention,
+            experts_implementation="eager",
+        )
+        return model.eval()
+
+    def _oracle(self, name: str) -> nn.Module:
+        return exact.exact(self.reference(name))
+
+    def _bridge(self, name: str, form: str = "saved", **arguments: Any) -> Any:
+        import bezel
+
+        arguments.setdefault("dtype", torch.float32)
+        return bezel.Bridge.from_pretrained(self.folder(name, form), **arguments)
+
+    def points(self, name: str) -> list[Point]:
+        return hook_points_of(exact.text_model_of(self.reference(name)).config)
+
+    def _values(self, name: str, length: int, batch: int = 2) -> reference.Values:
+        """The float32 reference's values for `fixtures.tokens(length, batch)`."""
+        return reference.capture(self.reference(name), fixtures.tokens(length, batch))
+
+    def _exact_values(self, name: str, length: int, batch: int = 2) -> reference.Values:
+        return reference.capture(self.oracle(name), fixtures.tokens(length, batch))
