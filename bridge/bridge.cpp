@@ -67,13 +67,18 @@ at::Tensor apart_from(const hooks::ActivationCache& cache, const at::Tensor& out
 }  // namespace
 
 Bridge::Bridge(ModelSpec spec, Weights weights)
-    : spec_(std::move(spec)), weights_(std::move(weights)), inventory_(make_inventory(spec_)) {}
+    : spec_(std::move(spec)), weights_(std::move(weights)), inventory_(make_inventory(spec_)) {
+  check_weights(spec_, weights_);
+}
 
 std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const Input& input,
                                             const Request& request) const {
-  hooks::RunShape shape{.input = {}, .n_logits = prepared.n_logits,
-                        .dtype = weights_.embed.scalar_type(), .device = weights_.embed.device(),
-                        .first_layer = prepared.first_layer, .stop_layer = prepared.stop_layer,
+  hooks::RunShape shape{.input = {},
+                        .n_logits = prepared.n_logits,
+                        .dtype = weights_.embed.scalar_type(),
+                        .device = weights_.embed.device(),
+                        .first_layer = prepared.first_layer,
+                        .stop_layer = prepared.stop_layer,
                         .silent_model_rows = silent_model_rows(prepared, input, spec_)};
   const auto set = [&](hooks::Axis axis, std::int64_t size) {
     shape.input[static_cast<std::size_t>(axis)] = size;
@@ -89,8 +94,7 @@ std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& requ
   return compile(prepare(input, spec_, options()), input, request);
 }
 
-RunResult Bridge::run(const Input& input, const Request& request,
-                      const RunOptions& options) const {
+RunResult Bridge::run(const Input& input, const Request& request, const RunOptions& options) const {
   const auto model = this->options();
   const PreparedInput prepared = prepare(input, spec_, model);
   const auto plan = compile(prepared, input, request);
@@ -101,8 +105,9 @@ RunResult Bridge::run(const Input& input, const Request& request,
   }
   const Context context = make_context(prepared, spec_, options, model);
   hooks::Run run(plan, prepared.hook_positions, prepared.hook_positions);
-  auto output = forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output),
-                        spec_, weights_, context, run);
+  auto output =
+      forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output), spec_,
+              weights_, context, run);
   if (options.output == Output::kNothing) output.reset();
   if (output.defined()) output = apart_from(*run.cache(), output);
   return {output, run.cache(), prepared.valid};

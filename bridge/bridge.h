@@ -22,7 +22,7 @@ struct RunResult {
 
 class Bridge {
  public:
-  /// Throws ModelMismatchError when a weight does not have the shape that the spec gives it.
+  /// Throws as check_weights does.
   Bridge(ModelSpec spec, Weights weights);
 
   const ModelSpec& spec() const { return spec_; }

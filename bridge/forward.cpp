@@ -22,10 +22,11 @@ at::Tensor leaf_if_watched(at::Tensor value, const Run& run) {
   return value.detach().requires_grad_(true);
 }
 
-const at::Tensor& from_start_state(const NamedTensors& state, const std::string& name,
-                                   const std::string& why) {
+// A copy: what the run hands out must not be the caller's own tensor.
+at::Tensor from_start_state(const NamedTensors& state, const std::string& name,
+                            const std::string& why) {
   const auto found = state.find(name);
-  if (found != state.end()) return found->second;
+  if (found != state.end()) return found->second.clone();
   throw ArgumentError("start_at_layer needs \"" + name + "\" in start_state: " + why);
 }
 
@@ -60,8 +61,7 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
   if (given != start_state.end()) {
     result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(given->second, run));
   } else {
-    result.ple_inputs =
-        per_layer_inputs(tokens, result.stream, spec, *weights.ple, context, tap);
+    result.ple_inputs = per_layer_inputs(tokens, result.stream, spec, *weights.ple, context, tap);
   }
   return result;
 }
@@ -73,8 +73,9 @@ DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start
     const auto donor = spec.layers[layer].attention.donor;
     if (!donor || *donor >= input.first_layer || donated[*donor]) continue;
     const std::string prefix = "blocks." + std::to_string(*donor) + ".attn.";
-    const std::string why = "block " + std::to_string(layer) + " reads the keys and values of block " +
-                            std::to_string(*donor) + ", which this run does not compute";
+    const std::string why = "block " + std::to_string(layer) +
+                            " reads the keys and values of block " + std::to_string(*donor) +
+                            ", which this run does not compute";
     donated[*donor] = KeysValues{from_start_state(start_state, prefix + "hook_rot_k", why),
                                  from_start_state(start_state, prefix + "hook_v_normed", why)};
   }
@@ -85,8 +86,12 @@ DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start
 
 Context make_context(const PreparedInput& input, const ModelSpec& spec, const RunOptions& options,
                      const at::TensorOptions& model) {
-  Context context{.path = options.path, .norm_eps = spec.norm_eps, .positions = input.positions,
-                  .rotations = {}, .masks = {}, .check_interrupt = options.check_interrupt};
+  Context context{.path = options.path,
+                  .norm_eps = spec.norm_eps,
+                  .positions = input.positions,
+                  .rotations = {},
+                  .masks = {},
+                  .check_interrupt = options.check_interrupt};
   std::map<std::pair<double, std::int64_t>, Rotation> rotations;
   std::map<std::int64_t, Mask> masks;
   for (const LayerSpec& layer : spec.layers) {
@@ -107,9 +112,9 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
   return context;
 }
 
-at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state, const Extent& extent,
-                   const ModelSpec& spec, const Weights& weights, const Context& context,
-                   hooks::Run& run) {
+at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
+                   const Extent& extent, const ModelSpec& spec, const Weights& weights,
+                   const Context& context, hooks::Run& run) {
   DonatedKeys donated = donated_before(input, start_state, extent, spec);
   auto [stream, ple_inputs] = embed(input, start_state, spec, weights, context, run);
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "bezel/hooks/error.h"
@@ -42,7 +43,9 @@ void take_tokens(const Input& input, const ModelSpec& spec, const at::TensorOpti
     refuse("tokens", input.tokens, "token ids [batch pos], at least one");
   }
   prepared.tokens = input.tokens.to(model.device(), at::kLong);
-  check_token_range(prepared.tokens, spec.d_vocab);
+  const bool has_ple = spec.d_ple > 0;
+  check_token_range(prepared.tokens,
+                    has_ple ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab);
   prepared.n_batch = prepared.tokens.size(0);
   prepared.n_pos = prepared.tokens.size(1);
 }
@@ -58,25 +61,28 @@ void take_embeddings(const Input& input, const ModelSpec& spec, const at::Tensor
   }
   if (given.dim() != 3 || !given.is_floating_point() || given.size(2) != spec.d_model ||
       given.numel() == 0) {
-    refuse("the input", given, "floats [batch pos d_model] with d_model = " +
-                                   std::to_string(spec.d_model));
+    refuse("the input", given,
+           "floats [batch pos d_model] with d_model = " + std::to_string(spec.d_model));
   }
   if (prepared.tokens.defined() && prepared.tokens.sizes() != given.sizes().slice(0, 2)) {
     refuse("tokens", prepared.tokens, "the batch and pos of the input, " + describe(given));
   }
-  prepared.embeddings = given.to(model.device(), model.dtype().toScalarType());
+  // A copy: what the run hands out must not be the caller's own tensor.
+  prepared.embeddings = given.to(model.device(), model.dtype().toScalarType(),
+                                 /*non_blocking=*/false, /*copy=*/true);
   prepared.n_batch = given.size(0);
   prepared.n_pos = given.size(1);
 }
 
-at::Tensor per_position(const char* argument, const at::Tensor& given, const PreparedInput& prepared,
-                        const at::TensorOptions& model) {
+at::Tensor per_position(const char* argument, const at::Tensor& given,
+                        const PreparedInput& prepared, const at::TensorOptions& model) {
   const bool one_row = given.dim() == 2 && given.size(0) == 1;
   const bool fits = given.dim() == 2 && given.size(1) == prepared.n_pos &&
                     (one_row || given.size(0) == prepared.n_batch);
   if (!fits) {
-    refuse(argument, given, "[batch pos] = [" + std::to_string(prepared.n_batch) + ", " +
-                                std::to_string(prepared.n_pos) + "]");
+    refuse(argument, given,
+           "[batch pos] = [" + std::to_string(prepared.n_batch) + ", " +
+               std::to_string(prepared.n_pos) + "]");
   }
   return given.to(model.device());
 }

@@ -50,6 +50,7 @@ struct ModelSpec {
   std::int64_t d_vocab_ple = 0;  // rows of their table
   std::int64_t max_positions = 0;
   double norm_eps = 1e-6;
+  bool tied_head = true;  // the unembedding is the embedding table
   std::optional<double> softcap;  // of the logits
   Bidirectional bidirectional = Bidirectional::kNone;
   std::vector<std::int64_t> eos_token_ids;

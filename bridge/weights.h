@@ -4,8 +4,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
+
+#include "bezel/bridge/spec.h"
 
 namespace bezel::bridge {
 
@@ -24,11 +28,11 @@ struct MlpWeights {
 };
 
 struct MoeWeights {
-  at::Tensor router_scale;      // [d_model]
-  at::Tensor router;            // [n_experts, d_model]
-  at::Tensor per_expert_scale;  // [n_experts]
-  at::Tensor gate_up;           // [n_experts, 2 * d_expert, d_model]
-  at::Tensor down;              // [n_experts, d_model, d_expert]
+  at::Tensor router_scale;                           // [d_model]
+  at::Tensor router;                                 // [n_experts, d_model]
+  at::Tensor per_expert_scale;                       // [n_experts]
+  at::Tensor gate_up;                                // [n_experts, 2 * d_expert, d_model]
+  at::Tensor down;                                   // [n_experts, d_model, d_expert]
   at::Tensor ln2_dense_post, ln2_moe, ln2_moe_post;  // [d_model]
 };
 
@@ -56,14 +60,29 @@ struct PleTableWeights {
 };
 
 struct Weights {
-  at::Tensor embed;    // [d_vocab, d_model]
-  at::Tensor unembed;  // [d_vocab, d_model]; the same tensor as embed when the head is tied
+  at::Tensor embed;     // [d_vocab, d_model]
+  at::Tensor unembed;   // [d_vocab, d_model]; the same tensor as embed when the head is tied
   at::Tensor ln_final;  // [d_model]
   std::optional<PleTableWeights> ple;
   std::vector<LayerWeights> layers;
 };
 
-/// Every tensor, each once (a tied head counts once).
-std::vector<at::Tensor> all_tensors(const Weights& weights);
+/// One tensor of a model: what it is called, where it goes and what the spec says of it.
+struct WeightSlot {
+  std::string name;  // "layers.3.attention.qkv"
+  at::Tensor* tensor;
+  std::vector<std::int64_t> shape;
+  /// Rows of the matrices that stand below each other in it; their sum is shape[0].
+  std::vector<std::int64_t> rows;
+};
+
+/// Every tensor that a model of this spec has, each once (a tied head counts once). Makes room in
+/// `weights` for what they lack; pointers stay good as long as `weights` stays where it is.
+std::vector<WeightSlot> weight_slots(const ModelSpec& spec, Weights& weights);
+
+/// Throws ModelMismatchError where a weight is missing, left over, or not of the spec's shape, and
+/// UnsupportedError where dtypes or devices differ or the dtype is not float32, bfloat16 or
+/// float64.
+void check_weights(const ModelSpec& spec, Weights weights);
 
 }  // namespace bezel::bridge

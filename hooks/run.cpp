@@ -22,9 +22,10 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
                     result.layout() == value.layout() &&
                     c10::canCast(result.scalar_type(), value.scalar_type());
   if (!fits) {
-    throw HookResultError("the hook at \"" + name + "\" returned " + describe(result) +
-                          "; the value there is " + describe(value) +
-                          ". Return the same shape on the same device in a castable dtype, or None");
+    throw HookResultError(
+        "the hook at \"" + name + "\" returned " + describe(result) + "; the value there is " +
+        describe(value) +
+        ". Return the same shape on the same device in a castable dtype, or None");
   }
   return result.to(value.scalar_type());
 }
@@ -58,8 +59,10 @@ at::Tensor Run::fire(SiteRow at, at::Tensor value) {
 }
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) const {
-  const HookSite site{plan_->name(at), plan_->place(at.site).layer, at.point(), Direction::kForward,
-                      step_, positions_, key_positions_};
+  const HookSite site{plan_->name(at), plan_->place(at.site).layer,
+                      at.point(),      Direction::kForward,
+                      step_,           positions_,
+                      key_positions_};
   return applied(plan_->functions(at, Direction::kForward), std::move(value), site);
 }
 
@@ -71,14 +74,17 @@ at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
   }
   // A node of its own: other uses of the same tensor stay out of this gradient.
   at::Tensor own = at::alias(value);
-  own.register_hook([plan = plan_, cache = cache_, at, positions = positions_,
-                     key_positions = key_positions_, step = step_](const at::Tensor& gradient) {
-    const HookSite site{plan->name(at), plan->place(at.site).layer, at.point(),
-                        Direction::kBackward, step, positions, key_positions};
-    at::Tensor used = applied(plan->functions(at, Direction::kBackward), gradient, site);
-    if (plan->request().gradients && plan->site(at.site).record[static_cast<std::size_t>(at.row)]) {
-      cache->put(plan->name(at) + "_grad", used.detach().clone());
-    }
+  const auto row = static_cast<std::size_t>(at.row);
+  const bool records = plan_->request().gradients && plan_->site(at.site).record[row];
+  // Backward may run when the model is gone: the closure owns all that it uses.
+  own.register_hook([name = plan_->name(at), layer = plan_->place(at.site).layer, row,
+                     functions = plan_->functions(at, Direction::kBackward), records,
+                     cache = cache_, positions = positions_, key_positions = key_positions_,
+                     step = step_](const at::Tensor& gradient) {
+    const HookSite site{name, layer,     kHookPoints[row], Direction::kBackward,
+                        step, positions, key_positions};
+    at::Tensor used = applied(functions, gradient, site);
+    if (records) cache->put(name + "_grad", used.detach().clone());
     return used;
   });
   return own;

@@ -119,15 +119,24 @@ const TensorInfo* Checkpoint::find(const std::string& name) const {
 }
 
 void Checkpoint::read(const TensorInfo& tensor, std::span<std::byte> destination) const {
-  const auto file = files_.find(tensor.file);
-  if (file == files_.end())
-    throw ArgumentError("Checkpoint::read: tensor " + quote(tensor.name) + " is in " +
-                        show(tensor.file) + ", which is not part of " + show(folder_));
   if (destination.size() != tensor.n_bytes)
     throw ArgumentError("Checkpoint::read: tensor " + quote(tensor.name) + ": found room for " +
                         std::to_string(destination.size()) + " bytes, expected " +
                         std::to_string(tensor.n_bytes));
-  file->second->read_at(tensor.offset, destination);
+  read(tensor, 0, destination);
+}
+
+void Checkpoint::read(const TensorInfo& tensor, std::uint64_t begin,
+                      std::span<std::byte> destination) const {
+  const auto file = files_.find(tensor.file);
+  if (file == files_.end())
+    throw ArgumentError("Checkpoint::read: tensor " + quote(tensor.name) + " is in " +
+                        show(tensor.file) + ", which is not part of " + show(folder_));
+  if (begin > tensor.n_bytes || destination.size() > tensor.n_bytes - begin)
+    throw ArgumentError("Checkpoint::read: tensor " + quote(tensor.name) + ": found bytes " +
+                        std::to_string(begin) + " and the " + std::to_string(destination.size()) +
+                        " after it, expected a part of its " + std::to_string(tensor.n_bytes));
+  file->second->read_at(tensor.offset + begin, destination);
 }
 
 }  // namespace bezel::checkpoint

@@ -36,6 +36,8 @@ class Checkpoint {
   /// Reads a tensor of this checkpoint into `destination`, which must have exactly its size.
   /// FormatError if the file changed its length since it was opened.
   void read(const TensorInfo& tensor, std::span<std::byte> destination) const;
+  /// The same for the bytes of a tensor from `begin` on, as many as `destination` has.
+  void read(const TensorInfo& tensor, std::uint64_t begin, std::span<std::byte> destination) const;
 
   /// Sum of n_bytes over the tensors.
   std::uint64_t total_bytes() const { return total_bytes_; }

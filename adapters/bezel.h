@@ -1,0 +1,14 @@
+// Everything a C++ user needs: bezel::adapters::load, then run or run_with_cache.
+#pragma once
+
+#include "bezel/adapters/load.h"
+#include "bezel/bridge/bridge.h"
+#include "bezel/bridge/loss.h"
+#include "bezel/hooks/request.h"
+
+namespace bezel {
+
+using hooks::edit;
+using hooks::HookSite;
+
+}  // namespace bezel
