@@ -1,0 +1,97 @@
+// A model for the tests of names and plans that computes nothing: three blocks of three kinds.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "bezel/hooks/inventory.h"
+#include "bezel/hooks/plan.h"
+
+namespace bezel::hooks {
+
+inline void set_size(AxisSizes& sizes, Axis axis, std::int64_t size) {
+  sizes[static_cast<std::size_t>(axis)] = size;
+}
+
+inline void set_absent(Site& site, Where where, std::string reason) {
+  site.absent[static_cast<std::size_t>(where)] = std::move(reason);
+}
+
+inline Site toy_site(std::optional<int> layer) {
+  using enum Where;
+  Site site;
+  site.layer = layer;
+  const auto sizes = {std::pair{Axis::kDModel, 8},
+                      {Axis::kDVocab, 11},
+                      {Axis::kLayer, 3},
+                      {Axis::kOne, 1},
+                      {Axis::kHead, 4},
+                      {Axis::kKvHead, 2},
+                      {Axis::kDHead, 2},
+                      {Axis::kDMlp, 6}};
+  for (const auto& [axis, size] : sizes) set_size(site.sizes, axis, size);
+  for (const Where where : {kModelPle, kPle}) set_absent(site, where, "the toy has no PLE");
+  if (!layer) {
+    for (const Where where : {kLayer, kOwnKv, kSharedKv, kMoe})
+      set_absent(site, where, "a block's");
+    return site;
+  }
+  site.prefix = "blocks." + std::to_string(*layer) + ".";
+  set_absent(site, kModel, "the model's");
+  return site;
+}
+
+/// Block 0 is dense and owns its keys, block 1 has 5 experts (2 chosen, 3 wide) and owns its keys,
+/// block 2 is dense and shares block 0's keys. d_model 8, 4 heads on 2 kv heads of 2,
+/// vocabulary 11.
+inline Inventory toy_inventory() {
+  using enum Where;
+  std::vector<Site> sites = {toy_site({}), toy_site(0), toy_site(1), toy_site(2)};
+  for (const int block : {0, 1}) set_absent(sites[block + 1], kSharedKv, "it owns its keys");
+  for (const int block : {0, 2}) set_absent(sites[block + 1], kMoe, "it is dense");
+  set_absent(sites[3], kOwnKv, "its keys come from block 0");
+  set_size(sites[2].sizes, Axis::kExpert, 5);
+  set_size(sites[2].sizes, Axis::kK, 2);
+  set_size(sites[2].sizes, Axis::kDExpert, 3);
+  return Inventory(std::move(sites));
+}
+
+/// A float32 run of all blocks and the head on 2 rows of 5 tokens.
+inline RunShape toy_shape() {
+  RunShape shape;
+  shape.n_logits = 5;
+  shape.stop_layer = 3;
+  set_size(shape.input, Axis::kBatch, 2);
+  for (const Axis axis : {Axis::kPos, Axis::kQPos, Axis::kKPos}) set_size(shape.input, axis, 5);
+  return shape;
+}
+
+inline std::vector<std::string> names_of(const Inventory& inventory,
+                                         const std::vector<SiteRow>& rows) {
+  std::vector<std::string> names;
+  for (const SiteRow at : rows) names.push_back(inventory.name(at));
+  return names;
+}
+
+/// The message of the Error that `action` throws; fails the test when it throws none.
+template <class Error, class Action>
+std::string message_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+/// Every part stands in the message.
+inline void expect_says(const std::string& message, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos) << "missing: " << part << "\nin: " << message;
+  }
+}
+
+}  // namespace bezel::hooks
