@@ -71,6 +71,13 @@ Bridge::Bridge(ModelSpec spec, Weights weights)
   check_weights(spec_, weights_);
 }
 
+std::int64_t Bridge::n_parameters() const {
+  Weights weights = weights_;
+  std::int64_t n = 0;
+  for (const WeightSlot& slot : weight_slots(spec_, weights)) n += slot.tensor->numel();
+  return n;
+}
+
 std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const Input& input,
                                             const Request& request) const {
   hooks::RunShape shape{.input = {},

@@ -28,6 +28,7 @@ class Bridge {
   const ModelSpec& spec() const { return spec_; }
   const Weights& weights() const { return weights_; }
   const hooks::Inventory& inventory() const { return inventory_; }
+  std::int64_t n_parameters() const;
   at::TensorOptions options() const { return weights_.embed.options().requires_grad(false); }
 
   RunResult run(const Input& input, const hooks::Request& request = {},

@@ -1,3 +1,10 @@
-#include <torch/csrc/utils/pybind.h>
-#include <ATen/ATen.h>
-PYBIND11_MODULE(_C, m) { m.def("twice", [](const at::Tensor& x) { return x * 2; }); }
+#include "bind.h"
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "bezel's C++ core; use the package bezel instead";
+  module.attr("__version__") = BEZEL_VERSION;
+  bezel::python::bind_errors(module);
+  bezel::python::bind_spec(module);
+  bezel::python::bind_hooks(module);
+  bezel::python::bind_bridge(module);
+}

@@ -1,2 +1,32 @@
-import torch
-from bezel._C import twice
+"""bezel runs Gemma 4 so that every value inside it can be seen, changed and differentiated.
+
+>>> import bezel
+>>> b = bezel.Bridge.from_pretrained("google/gemma-4-E2B-it")
+>>> logits, cache = b.run_with_cache("The capital of France is")
+>>> cache["blocks.3.attn.hook_pattern"]          # [batch head q_pos k_pos]
+"""
+
+# torch first: the core's library is linked against the libraries that torch loads.
+import torch as _torch  # noqa: F401
+
+from bezel import errors, utils
+from bezel._C import __version__
+from bezel.bridge import Bridge
+from bezel.cache import ActivationCache
+from bezel.errors import Error
+from bezel.hooks import Hook
+from bezel.names import HookPoint, hook_points
+from bezel.plan import Plan
+
+__all__ = [
+    "ActivationCache",
+    "Bridge",
+    "Error",
+    "Hook",
+    "HookPoint",
+    "Plan",
+    "__version__",
+    "errors",
+    "hook_points",
+    "utils",
+]

@@ -1,0 +1,108 @@
+"""From a folder or a hub id to the core's model, with its tokenizer where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bezel import _C
+from bezel.errors import ArgumentError, CheckpointError
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+_SECONDS_BEFORE_BAR = 1.0
+
+
+def find_folder(name: str, revision: str | None, local_files_only: bool) -> Path:
+    """The folder of a model: itself, or a snapshot from the Hugging Face cache or hub."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ArgumentError(f"revision={revision!r} was given for the local folder {name}")
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{name}: no such folder, and not a hub id (organisation/model)")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name}: no such folder; to fetch it from the hub: pip install huggingface_hub"
+        ) from error
+    cached = _snapshot(huggingface_hub, name, revision, local_files_only=True)
+    if cached is not None and _is_complete(cached):
+        return cached
+    if local_files_only:
+        raise CheckpointError(
+            f"{name}: not (or not wholly) in the Hugging Face cache, and local_files_only=True; "
+            "fetch it once with local_files_only=False"
+        )
+    fetched = _snapshot(huggingface_hub, name, revision, local_files_only=False)
+    assert fetched is not None
+    return fetched
+
+
+def _snapshot(hub: Any, name: str, revision: str | None, local_files_only: bool) -> Path | None:
+    try:
+        return Path(
+            hub.snapshot_download(
+                name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES
+            )
+        )
+    except hub.errors.LocalEntryNotFoundError as error:
+        if local_files_only:
+            return None
+        raise CheckpointError(f"{name}: the hub could not be reached: {error}") from error
+    except hub.errors.HfHubHTTPError as error:
+        raise CheckpointError(f"{name}: the hub refused: {error}") from error
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / "config.json").exists():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return (folder / "model.safetensors").exists()
+    shards = set(json.loads(index.read_text())["weight_map"].values())
+    return all((folder / shard).exists() for shard in shards)
+
+
+def load_model(
+    folder: Path, dtype: torch.dtype | None, device: torch.device | str
+) -> _C.Bridge:
+    """The core's model; a progress bar appears when loading takes longer than a second."""
+    with tqdm(
+        desc=f"loading {folder.name}",
+        unit="B",
+        unit_scale=True,
+        delay=_SECONDS_BEFORE_BAR,
+        leave=False,
+    ) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return _C.load(folder, dtype, _device(device), on_progress)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"device {str(wanted)!r} was asked for, and torch finds no CUDA device")
+    if wanted.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"device {str(wanted)!r} was asked for; bezel runs on cpu and cuda")
+    return wanted
+
+
+def load_tokenizer(folder: Path) -> Any | None:
+    """transformers' tokenizer of the folder; None when the folder has none."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        return None
+    return AutoTokenizer.from_pretrained(folder)

@@ -1,0 +1,130 @@
+"""The hook points as Python sees them, and TransformerLens's short forms of their names."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from bezel import _C
+
+
+class HookPoint(NamedTuple):
+    """One named value of one model."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int | None, ...]  # None where the input decides
+    access: str  # "edit", or "on_demand": editable too, but cached only when named
+    where: str  # model | model_ple | layer | own_kv | shared_kv | moe | ple
+    doc: str
+    layer: int | None
+
+
+class TableRow(NamedTuple):
+    """One row of the table: a value of every model, or of every block that `where` fits."""
+
+    name: str  # without "blocks.3."
+    axes: tuple[str, ...]
+    where: str
+    access: str
+    doc: str
+
+    @property
+    def in_block(self) -> bool:
+        return self.where not in ("model", "model_ple")
+
+
+TABLE = tuple(
+    TableRow(name, tuple(axes), where, access, doc)
+    for name, axes, where, access, doc in _C.hook_table()
+)
+_BLOCK_ROWS = frozenset(row.name for row in TABLE if row.in_block)
+
+# TransformerLens's short forms (transformer_lens/utils, get_act_name).
+_LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
+_OTHER_NAMES = {
+    "attn": "pattern",
+    "attn_logits": "attn_scores",
+    "key": "k",
+    "query": "q",
+    "value": "v",
+    "mlp_pre": "pre",
+    "mlp_mid": "mid",
+    "mlp_post": "post",
+}
+_IN_ATTENTION = frozenset(
+    ("k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_scores")
+)
+_IN_MLP = frozenset(("pre", "post", "mid", "pre_linear"))
+_OF_NORMS = frozenset(("scale", "normalized"))
+
+
+def get_act_name(
+    name: str, layer: int | str | None = None, layer_type: str | None = None
+) -> str:
+    """The full name of a short form, resolved as TransformerLens resolves it.
+
+    Args:
+        name: "z", "resid_post", "scale", "k6", "scale4ln1" …, or a row of the table such as
+            "attn.hook_z" or "moe.hook_router_probs".
+        layer: The block; None for a value of the model.
+        layer_type: "attn" or "a", "mlp" or "m", "ln1", "ln2", "ple" …; needed where the name alone
+            does not say it.
+
+    Returns:
+        For example "blocks.3.attn.hook_z".
+
+    Example:
+        >>> get_act_name("z", 3)
+        'blocks.3.attn.hook_z'
+    """
+    if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
+        return name
+    if layer is not None and layer_type is None and name in _BLOCK_ROWS:
+        return f"blocks.{layer}.{name}"
+    packed = re.match(r"([a-z]+)(\d+)([a-z]?.*)", name)
+    if packed:
+        name, layer, layer_type = packed[1], packed[2], packed[3]
+    name = _OTHER_NAMES.get(name, name)
+    if name in _IN_ATTENTION:
+        layer_type = "attn"
+    elif name in _IN_MLP and layer_type not in ("ple", "moe"):
+        layer_type = "mlp"
+    elif layer_type in _LAYER_TYPES:
+        layer_type = _LAYER_TYPES[layer_type]
+    if not layer_type and layer is not None:
+        layer_type = _component_of(name)
+    parts = [f"blocks.{layer}"] if layer is not None else []
+    if name in _OF_NORMS and layer is None:
+        parts.append("ln_final")
+    if layer_type:
+        parts.append(layer_type)
+    return ".".join([*parts, f"hook_{name}"])
+
+
+def _component_of(name: str) -> str | None:
+    """Ours: "router_probs" is in moe, "rot_k" in attn; None where the block itself has it."""
+    rows = [row for row in _BLOCK_ROWS if row.rpartition(".")[2] == f"hook_{name}"]
+    if len(rows) == 1:
+        return rows[0].rpartition(".")[0]
+    return None
+
+
+def table_text(like: str = "") -> str:
+    """The table of names as text, one line for each row that contains `like`."""
+    rows = [row for row in TABLE if like in row.name]
+    width = max((len(row.name) + 11 for row in rows), default=0)
+    lines = []
+    for row in rows:
+        name = f"blocks.{{i}}.{row.name}" if row.in_block else row.name
+        mark = "on demand" if row.access == "on_demand" else ""
+        lines.append(
+            f"{name:<{width}}  [{' '.join(row.axes)}]".ljust(width + 32)
+            + f"{row.where:<10} {mark:<10} {row.doc}"
+        )
+    return "\n".join(lines)
+
+
+def hook_points(like: str = "") -> None:
+    """Prints the table of names; `like` keeps the rows that contain it."""
+    print(table_text(like))

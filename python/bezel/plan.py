@@ -1,0 +1,39 @@
+"""What a run would keep, known before it runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from bezel import _C
+
+
+class PlannedValue(NamedTuple):
+    """A value that the cache would hold."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    n_bytes: int
+
+
+class Plan:
+    """The values that a run would keep, and their bytes. Prints as a table."""
+
+    def __init__(self, core: _C.Plan) -> None:
+        self.values = [
+            PlannedValue(value.name, tuple(value.shape), value.dtype, value.n_bytes)
+            for value in core.values
+        ]
+        self.cache_bytes: int = core.cache_bytes
+
+    def __repr__(self) -> str:
+        width = max((len(value.name) for value in self.values), default=0)
+        lines = [
+            f"{value.name:<{width}}  {value.n_bytes / 2**20:>10.2f} MiB  "
+            f"{str(value.dtype).removeprefix('torch.'):<9} {list(value.shape)}"
+            for value in self.values
+        ]
+        total = f"{len(self.values)} values, {self.cache_bytes / 2**20:.2f} MiB in all"
+        return "\n".join([*lines, total])

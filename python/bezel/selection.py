@@ -1,0 +1,46 @@
+"""Every form in which a user may name values → the core's selectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from bezel import _C
+from bezel.errors import ArgumentError
+from bezel.hook_names import HookName
+
+OneName: TypeAlias = HookName | str | re.Pattern[str] | Callable[[str], bool]
+NamesFilter: TypeAlias = OneName | Iterable[OneName] | None
+
+
+def selector(name: OneName) -> _C.Selector:
+    """One name, glob, regular expression (it must match the whole name) or callable."""
+    if isinstance(name, str):
+        return _C.Selector(name)
+    if isinstance(name, re.Pattern):
+        pattern = name
+        return _C.Selector(lambda candidate: pattern.fullmatch(candidate) is not None)
+    if callable(name):
+        return _C.Selector(name)
+    raise ArgumentError(
+        f"a hook was named by {type(name).__name__} {name!r}; wanted a name, a glob, a compiled "
+        "regular expression or a callable on names"
+    )
+
+
+def selectors(names: NamesFilter) -> list[_C.Selector]:
+    """The selectors of a names_filter; None is every name that is not on demand."""
+    if names is None:
+        return [_C.Selector("*")]
+    if isinstance(names, str | re.Pattern) or callable(names):
+        return [selector(names)]
+    if not isinstance(names, Iterable):
+        return [selector(names)]
+    chosen = [selector(name) for name in names]
+    if not chosen:
+        raise ArgumentError(
+            "names_filter is empty, so that nothing would be recorded; name something, or give None "
+            "for every name"
+        )
+    return chosen

@@ -1,0 +1,99 @@
+"""repr(bridge): the model as a tree of names with their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from bezel import _C
+from bezel.names import HookPoint
+
+if TYPE_CHECKING:
+    from bezel.bridge import Bridge
+
+_BLOCK = "blocks."
+
+
+def text(bridge: Bridge, name: str) -> str:
+    """The tree; blocks that are alike share a branch."""
+    points = bridge.hook_points()
+    lines = [_headline(bridge, name)]
+    blocks = [point for point in points if point.layer is not None]
+    before = points[: points.index(blocks[0])]
+    after = points[points.index(blocks[-1]) + 1 :]
+    lines += [f"├─ {_line(point.name, point)}" for point in before]
+    for layers, block in _alike(blocks):
+        lines.append(f"├─ {_blocks_title(bridge.cfg, layers)}")
+        lines += [f"│  ├─ {_line(_within_block(point.name), point)}" for point in block[:-1]]
+        lines.append(f"│  └─ {_line(_within_block(block[-1].name), block[-1])}")
+    lines += [f"├─ {_line(point.name, point)}" for point in after[:-1]]
+    lines.append(f"└─ {_line(after[-1].name, after[-1])}")
+    return "\n".join(lines)
+
+
+def _headline(bridge: Bridge, name: str) -> str:
+    cfg = bridge.cfg
+    parts = [
+        f"{cfg.n_layers} blocks",
+        f"d_model {cfg.d_model}",
+        f"{cfg.n_heads} heads",
+        f"vocabulary {cfg.d_vocab:,}",
+        f"{bridge.n_parameters:,} parameters",
+        f"{str(bridge.dtype).removeprefix('torch.')} on {bridge.device}",
+    ]
+    return f"Bridge({name}: {cfg.family}, {', '.join(parts)})"
+
+
+def _within_block(name: str) -> str:
+    return name.split(".", 2)[2]
+
+
+def _line(name: str, point: HookPoint) -> str:
+    sizes = zip(point.axes, point.shape, strict=True)
+    shape = " ".join(axis if size is None else f"{axis}={size}" for axis, size in sizes)
+    mark = "  (on demand)" if point.access == "on_demand" else ""
+    return f"{name:<32} [{shape.replace('1=1', '1')}]{mark}"
+
+
+def _alike(blocks: Iterable[HookPoint]) -> list[tuple[list[int], list[HookPoint]]]:
+    """Blocks with the same names and shapes, in the order of their first."""
+    groups: dict[tuple[tuple[str, tuple[int | None, ...]], ...], list[list[HookPoint]]] = {}
+    for _, members in groupby(blocks, key=lambda point: point.layer):
+        block = list(members)
+        key = tuple((_within_block(point.name), point.shape) for point in block)
+        groups.setdefault(key, []).append(block)
+    return [
+        ([block[0].layer for block in alike if block[0].layer is not None], alike[0])
+        for alike in groups.values()
+    ]
+
+
+def _blocks_title(cfg: _C.ModelSpec, layers: list[int]) -> str:
+    facts = []
+    windows = {cfg.layers[i].attention.window_tokens for i in layers}
+    if windows == {None}:
+        facts.append("full attention")
+    elif None not in windows:
+        facts.append(f"sliding attention over {', '.join(map(str, sorted(windows)))} tokens")
+    if cfg.layers[layers[0]].attention.k_is_v:
+        facts.append("values from the key projection")
+    donors = {cfg.layers[i].attention.donor for i in layers} - {None}
+    if donors:
+        facts.append(f"keys and values of block {', '.join(map(str, sorted(donors)))}")
+    moe = cfg.layers[layers[0]].moe
+    if moe is not None:
+        facts.append(f"{moe.n_experts} experts, {moe.n_chosen} chosen")
+    title = f"{_BLOCK}{{{_ranges(layers)}}}." if len(layers) > 1 else f"{_BLOCK}{layers[0]}."
+    return f"{title}  {'; '.join(facts)}" if facts else title
+
+
+def _ranges(layers: list[int]) -> str:
+    """[0, 1, 2, 5] → "0-2, 5"."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

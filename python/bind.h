@@ -1,0 +1,21 @@
+// What the binding files share.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <functional>
+
+namespace bezel::python {
+
+namespace py = pybind11;
+
+void bind_errors(py::module_& module);
+void bind_spec(py::module_& module);
+void bind_hooks(py::module_& module);
+void bind_bridge(py::module_& module);
+
+/// A function to call often while the GIL is released: every tenth of a second it lets Python
+/// handle signals, so that Ctrl-C stops the run with KeyboardInterrupt.
+std::function<void()> interrupt_check();
+
+}  // namespace bezel::python

@@ -1,0 +1,122 @@
+// Loading, runs and losses. Every one releases the GIL.
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <chrono>
+
+#include "bezel/adapters/load.h"
+#include "bezel/bridge/bridge.h"
+#include "bezel/bridge/loss.h"
+#include "bind.h"
+
+namespace bezel::python {
+namespace {
+
+using adapters::LoadOptions;
+using bridge::Bridge;
+using bridge::Input;
+using bridge::Output;
+using bridge::Path;
+using bridge::RunOptions;
+using bridge::RunResult;
+using hooks::HookPoint;
+using hooks::SiteRow;
+
+py::tuple describe(const Bridge& self, SiteRow at) {
+  const HookPoint& point = at.point();
+  std::vector<std::string> axes;
+  std::vector<std::optional<std::int64_t>> shape;
+  for (const std::int64_t size : hooks::shape_of(point, self.inventory().site(at.site), {})) {
+    shape.push_back(size == 0 ? std::nullopt : std::optional(size));
+  }
+  for (const hooks::Axis axis : point.axes) axes.emplace_back(to_string(axis));
+  return py::make_tuple(self.inventory().name(at), axes, shape,
+                        point.access == hooks::Access::kOnDemand ? "on_demand" : "edit",
+                        std::string(hooks::kWhereWords[static_cast<std::size_t>(point.where)]),
+                        std::string(point.meaning), self.inventory().site(at.site).layer);
+}
+
+py::list hook_points(const Bridge& self) {
+  py::list points;
+  for (const SiteRow at : self.inventory().rows()) points.append(describe(self, at));
+  return points;
+}
+
+Bridge load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype,
+            at::Device device, const std::optional<py::function>& on_progress) {
+  LoadOptions options{.dtype = dtype, .device = device, .on_progress = {}};
+  const auto check = interrupt_check();
+  options.on_progress = [&](std::int64_t done, std::int64_t total) {
+    check();
+    const py::gil_scoped_acquire gil;
+    if (on_progress) (*on_progress)(done, total);
+  };
+  const py::gil_scoped_release released;
+  return adapters::load(folder, options);
+}
+
+RunResult run(const Bridge& self, const Input& input, const hooks::Request& request, Path path,
+              Output output) {
+  const RunOptions options{.path = path, .output = output, .check_interrupt = interrupt_check()};
+  const py::gil_scoped_release released;
+  return self.run(input, request, options);
+}
+
+void bind_input(py::module_& module) {
+  py::class_<Input>(module, "Input")
+      .def(py::init<>())
+      .def_readwrite("tokens", &Input::tokens)
+      .def_readwrite("embeddings", &Input::embeddings)
+      .def_readwrite("attention_mask", &Input::attention_mask)
+      .def_readwrite("position_ids", &Input::position_ids)
+      .def_readwrite("token_types", &Input::token_types)
+      .def_readwrite("start_at_layer", &Input::start_at_layer)
+      .def_readwrite("stop_at_layer", &Input::stop_at_layer)
+      .def_readwrite("logits_to_keep", &Input::logits_to_keep)
+      .def_readwrite("start_state", &Input::start_state);
+  py::enum_<Path>(module, "Path")
+      .value("automatic", Path::kAutomatic)
+      .value("open", Path::kOpen)
+      .value("fused", Path::kFused);
+  py::enum_<Output>(module, "Output")
+      .value("logits", Output::kLogits)
+      .value("nothing", Output::kNothing);
+}
+
+}  // namespace
+
+std::function<void()> interrupt_check() {
+  using Clock = std::chrono::steady_clock;
+  return [last = Clock::now()]() mutable {
+    if (Clock::now() - last < std::chrono::milliseconds(100)) return;
+    last = Clock::now();
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  };
+}
+
+void bind_bridge(py::module_& module) {
+  bind_input(module);
+  py::class_<RunResult>(module, "RunResult")
+      .def_readonly("output", &RunResult::output)
+      .def_readonly("cache", &RunResult::cache)
+      .def_readonly("valid", &RunResult::valid);
+  py::class_<Bridge>(module, "Bridge")
+      .def_property_readonly("spec", &Bridge::spec, py::return_value_policy::reference_internal)
+      .def_property_readonly("dtype",
+                             [](const Bridge& self) { return self.weights().embed.scalar_type(); })
+      .def_property_readonly("device",
+                             [](const Bridge& self) { return self.weights().embed.device(); })
+      .def_property_readonly("n_parameters", &Bridge::n_parameters)
+      .def("hook_points", &hook_points)
+      .def("plan",
+           [](const Bridge& self, const Input& input, const hooks::Request& request) {
+             return std::const_pointer_cast<hooks::Plan>(self.plan(input, request));
+           })
+      .def("run", &run);
+  module.def("load", &load);
+  module.def("loss_per_token", &bridge::loss_per_token, py::call_guard<py::gil_scoped_release>());
+  module.def("mean_loss", &bridge::mean_loss, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace bezel::python

@@ -1,0 +1,135 @@
+// The table, requests with Python functions in them, plans and caches.
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "bezel/hooks/cache.h"
+#include "bezel/hooks/error.h"
+#include "bezel/hooks/hook_points.h"
+#include "bezel/hooks/plan.h"
+#include "bezel/hooks/request.h"
+#include "bind.h"
+
+namespace bezel::python {
+namespace {
+
+using hooks::ActivationCache;
+using hooks::Direction;
+using hooks::HookPoint;
+using hooks::HookSite;
+using hooks::PlannedValue;
+using hooks::Request;
+using hooks::Selector;
+
+std::vector<std::string> axis_words(const HookPoint& point) {
+  std::vector<std::string> words;
+  for (const hooks::Axis axis : point.axes) words.emplace_back(to_string(axis));
+  return words;
+}
+
+py::list hook_table() {
+  py::list rows;
+  for (const HookPoint& point : hooks::kHookPoints) {
+    rows.append(
+        py::make_tuple(std::string(point.name), axis_words(point),
+                       std::string(hooks::kWhereWords[static_cast<std::size_t>(point.where)]),
+                       point.access == hooks::Access::kOnDemand ? "on_demand" : "edit",
+                       std::string(point.meaning)));
+  }
+  return rows;
+}
+
+// Copies and the destructor of a std::function run wherever torch likes; the GIL may be released.
+std::shared_ptr<py::function> shared_function(py::function function) {
+  return {new py::function(std::move(function)), [](py::function* held) {
+            const py::gil_scoped_acquire gil;
+            delete held;
+          }};
+}
+
+/// What a function is told, in Python's hands: outlives the call.
+struct PythonSite {
+  std::string name;
+  std::optional<int> layer;
+  const char* dir;
+  int step;
+  at::Tensor positions, key_positions;
+};
+
+hooks::HookFunction hook_function(py::function function) {
+  return [held = shared_function(std::move(function))](const at::Tensor& value,
+                                                       const HookSite& at) -> at::Tensor {
+    const py::gil_scoped_acquire gil;
+    const bool forward = at.direction == Direction::kForward;
+    try {
+      const py::object result =
+          (*held)(value, PythonSite{at.name, at.layer, forward ? "fwd" : "bwd", at.step,
+                                    at.positions, at.key_positions});
+      if (result.is_none()) return {};
+      if (THPVariable_Check(result.ptr())) return result.cast<at::Tensor>();
+      throw HookResultError("the hook at \"" + at.name + "\" returned " +
+                            std::string(py::str(py::type::of(result))) +
+                            "; wanted a tensor, or None to keep the value");
+    } catch (py::error_already_set& error) {
+      if (forward) throw;
+      error.restore();  // autograd knows python_error, and hands it back unchanged
+      python_error carried;
+      carried.persist();
+      throw carried;
+    }
+  };
+}
+
+void bind_request(py::module_& module) {
+  py::class_<Selector>(module, "Selector")
+      .def(py::init<std::string>())
+      .def(py::init<hooks::NamePredicate>());
+  py::class_<Request>(module, "Request")
+      .def(py::init<>())
+      .def_readwrite("gradients", &Request::gradients)
+      .def_readwrite("dtype", &Request::dtype)
+      .def_readwrite("device", &Request::device)
+      .def("record", [](Request& self, Selector at) { self.names.push_back(std::move(at)); })
+      .def("edit",
+           [](Request& self, Selector at, py::function function, bool backward) {
+             self.edits.push_back({std::move(at), hook_function(std::move(function)),
+                                   backward ? Direction::kBackward : Direction::kForward});
+           })
+      .def("keep_positions", [](Request& self, std::optional<std::int64_t> start,
+                                std::optional<std::int64_t> stop, std::int64_t step) {
+        self.pos_slice = hooks::PosSlice{start, stop, step};
+      });
+}
+
+}  // namespace
+
+void bind_hooks(py::module_& module) {
+  module.def("hook_table", &hook_table);
+  bind_request(module);
+  py::class_<PythonSite>(module, "HookSite")
+      .def_readonly("name", &PythonSite::name)
+      .def_readonly("layer", &PythonSite::layer)
+      .def_readonly("dir", &PythonSite::dir)
+      .def_readonly("step", &PythonSite::step)
+      .def_readonly("positions", &PythonSite::positions)
+      .def_readonly("key_positions", &PythonSite::key_positions);
+  py::class_<PlannedValue>(module, "PlannedValue")
+      .def_readonly("name", &PlannedValue::name)
+      .def_readonly("shape", &PlannedValue::shape)
+      .def_readonly("dtype", &PlannedValue::dtype)
+      .def_readonly("n_bytes", &PlannedValue::n_bytes);
+  py::class_<hooks::Plan, std::shared_ptr<hooks::Plan>>(module, "Plan")
+      .def_property_readonly("values", &hooks::Plan::values)
+      .def_property_readonly("cache_bytes", &hooks::Plan::cache_bytes)
+      .def_property_readonly("last_layer", &hooks::Plan::last_layer);
+  py::class_<ActivationCache, std::shared_ptr<ActivationCache>>(module, "ActivationCache")
+      .def(py::init<>())
+      .def("at", &ActivationCache::at)
+      .def("put", &ActivationCache::put)
+      .def("contains", &ActivationCache::contains)
+      .def("__len__", &ActivationCache::size)
+      .def("items", &ActivationCache::items);
+}
+
+}  // namespace bezel::python
