@@ -8,6 +8,8 @@ MODEL ?=
 FUZZ_RUNS ?= 1000000
 TIDY_SINCE ?=
 PYTHON_IN_VENV := .venv/bin/python
+# CMake and ninja as wheels, where setup found the system's too old.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help

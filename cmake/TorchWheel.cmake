@@ -27,6 +27,8 @@ if(NOT TARGET bezel::torch)  # asked at every configure: another Python, another
   list(GET found 1 version)
   set(BEZEL_TORCH_PREFIX ${prefix})
   set(BEZEL_TORCH_VERSION ${version})
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+               ${prefix}/version.py)  # another wheel in the same place: configure again
 endif()
 
 function(bezel_torch_library name)  # imported target bezel::<name> for lib<name>.so of the wheel

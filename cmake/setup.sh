@@ -3,7 +3,10 @@
 # costs a second. usage: cmake/setup.sh [lint] [fuzz]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=${PATH//"$PWD/.venv/bin:"/}  # the Makefile puts it first; here the system's own tools count
 
+cmake_at_least=3.25
+build_wheels=(cmake==4.4.4 ninja==1.13.2)  # for .venv, where the system's are older or absent
 need=(g++ cmake ninja-build ccache mold nlohmann-json3-dev libgtest-dev libbenchmark-dev git)
 for group in "$@"; do
   case $group in
@@ -60,7 +63,7 @@ install_packages() {
 
 check_tools() {  # where there is no dpkg: programs and headers instead of packages
   local absent=() tool
-  for tool in c++ cmake ninja git; do
+  for tool in c++ git; do
     command -v "$tool" >/dev/null || absent+=("$tool")
   done
   for tool in nlohmann/json.hpp gtest/gtest.h benchmark/benchmark.h; do
@@ -80,6 +83,16 @@ else
   check_tools
 fi
 
+system_builds() {  # CMake and ninja of the system are there, and new enough
+  local version
+  command -v ninja >/dev/null && version=$(cmake --version 2>/dev/null | awk 'NR == 1 {print $3}') &&
+    [[ -n $version && $(printf '%s\n' "$cmake_at_least" "$version" | sort -V | head -1) == "$cmake_at_least" ]]
+}
+
+install_wheels() {
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet "$@"
+}
+
 if [[ ! -x .venv/bin/python || ! -e .venv/bin/pip ]]; then
   python=$(find_python) || { say "no Python 3.11 or newer with venv and headers; set PYTHON=…"; exit 1; }
   say "making .venv with $python"
@@ -89,8 +102,12 @@ fi
 stamp=.venv/.requirements-$(sha256sum requirements.txt | cut -c1-16)
 if [[ ! -e $stamp ]]; then
   say "installing the packages of requirements.txt (the first time downloads about 3 GB)"
-  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --quiet \
-    -r requirements.txt
+  install_wheels -r requirements.txt
   rm -f .venv/.requirements-*
   touch "$stamp"
+fi
+
+if ! system_builds && [[ ! -x .venv/bin/cmake || ! -x .venv/bin/ninja ]]; then
+  say "the system's CMake is older than $cmake_at_least, or ninja is absent: ${build_wheels[*]} go into .venv"
+  install_wheels "${build_wheels[@]}"
 fi
