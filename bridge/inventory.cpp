@@ -7,6 +7,7 @@ namespace bezel::bridge {
 namespace {
 
 using hooks::Axis;
+using hooks::HookId;
 using hooks::Site;
 using hooks::Where;
 
@@ -26,6 +27,10 @@ void set_model_sizes(Site& site, const ModelSpec& spec) {
   set(site, Axis::kOne, 1);
 }
 
+void hand_on(Site& site, HookId to, int from_site, HookId from) {
+  site.handed_on[static_cast<int>(to.row())] = {from_site, static_cast<int>(from.row())};
+}
+
 Site model_site(const ModelSpec& spec) {
   Site site;
   set_model_sizes(site, spec);
@@ -34,7 +39,21 @@ Site model_site(const ModelSpec& spec) {
        {Where::kLayer, Where::kOwnKv, Where::kSharedKv, Where::kMoe, Where::kPle}) {
     absent(site, where, "it belongs to a block: blocks.0. …");
   }
+  hand_on(site, "hook_full_embed", 0, "hook_embed");
+  if (!spec.softcap) hand_on(site, "hook_logits", 0, "hook_unembed");
   return site;
+}
+
+// Rows that see a tensor of another row as it is.
+void hand_on_in_block(Site& site, const AttentionSpec& attention, int layer) {
+  const int here = layer + 1, before = layer;  // sites: the model, then the blocks
+  hand_on(site, "hook_resid_pre", before,
+          layer > 0 ? HookId("hook_resid_post") : HookId("hook_full_embed"));
+  hand_on(site, "hook_attn_in", here, "hook_resid_pre");
+  hand_on(site, "hook_mlp_in", here, "hook_resid_mid");
+  if (!attention.donor) return;
+  hand_on(site, "attn.hook_shared_k", *attention.donor + 1, "attn.hook_rot_k");
+  hand_on(site, "attn.hook_shared_v", *attention.donor + 1, "attn.hook_v_normed");
 }
 
 Site block_site(const ModelSpec& spec, int layer) {
@@ -52,12 +71,15 @@ Site block_site(const ModelSpec& spec, int layer) {
     absent(site, where, "it belongs to the model, not to a block");
   }
   if (block.attention.donor) {
-    absent(site, Where::kOwnKv, here + " shares keys and values: they come from block " +
-                                    std::to_string(*block.attention.donor) +
-                                    "; see attn.hook_shared_k and attn.hook_shared_v here");
+    absent(site, Where::kOwnKv,
+           here + " shares keys and values: they come from block " +
+               std::to_string(*block.attention.donor) +
+               "; see attn.hook_shared_k and attn.hook_shared_v here");
   } else {
-    absent(site, Where::kSharedKv, here + " computes its own keys and values; see attn.hook_rot_k "
-                                          "and attn.hook_v_normed");
+    absent(site, Where::kSharedKv,
+           here +
+               " computes its own keys and values; see attn.hook_rot_k "
+               "and attn.hook_v_normed");
   }
   if (block.moe) {
     set(site, Axis::kExpert, block.moe->n_experts);
@@ -67,6 +89,7 @@ Site block_site(const ModelSpec& spec, int layer) {
     absent(site, Where::kMoe, here + " has a dense feed-forward and no experts");
   }
   if (spec.d_ple == 0) absent(site, Where::kPle, "this model has no per-layer embeddings");
+  hand_on_in_block(site, block.attention, layer);
   return site;
 }
 

@@ -18,6 +18,14 @@ using RowSet = std::bitset<kNHookPoints>;
 /// Length of each axis, indexed by Axis; 0 where the input decides.
 using AxisSizes = std::array<std::int64_t, kNAxes>;
 
+/// One value of one model: a row of the table at a site.
+struct SiteRow {
+  int site;
+  int row;
+  const HookPoint& point() const { return kHookPoints[row]; }
+  bool operator==(const SiteRow&) const = default;
+};
+
 /// A place in the model where rows of the table live: the model itself, or one block.
 struct Site {
   std::string prefix;        // "" or "blocks.3."
@@ -25,18 +33,12 @@ struct Site {
   /// Why rows of a kind do not exist here, indexed by Where; empty where they do.
   std::array<std::string, kNWheres> absent;
   AxisSizes sizes{};
+  /// Rows whose value is another's, handed on unchanged unless an edit stands at the row.
+  std::unordered_map<int, SiteRow> handed_on;
 
   bool has(const HookPoint& point) const {
     return absent[static_cast<std::size_t>(point.where)].empty();
   }
-};
-
-/// One value of one model: a row of the table at a site.
-struct SiteRow {
-  int site;
-  int row;
-  const HookPoint& point() const { return kHookPoints[row]; }
-  bool operator==(const SiteRow&) const = default;
 };
 
 class Inventory {
@@ -46,7 +48,7 @@ class Inventory {
 
   const std::vector<Site>& sites() const { return sites_; }
   const Site& site(int index) const { return sites_[index]; }
-  /// Every value that exists, in the order in which a run computes them.
+  /// Every value that exists, each after those that it is computed from.
   const std::vector<SiteRow>& rows() const { return rows_; }
   /// Full name: "blocks.3.attn.hook_z".
   const std::string& name(SiteRow at) const { return names_[at.site][at.row]; }

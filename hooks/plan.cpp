@@ -3,6 +3,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "bezel/hooks/error.h"
 
@@ -76,16 +77,16 @@ std::vector<SiteRow> Plan::firing(const Selector& selector, const RunShape& shap
   std::vector<SiteRow> rows = selector.expand(*inventory_);
   std::erase_if(rows, [&](SiteRow at) { return !fires(at, shape); });
   if (rows.empty()) {
-    throw HookNeverFiredError(selector.text() + " cannot fire in this run, which computes blocks " +
-                              std::to_string(shape.first_layer) + " to " +
-                              std::to_string(shape.stop_layer - 1) +
-                              " from the given input; change start_at_layer, stop_at_layer or the input, "
-                              "or leave the hook out");
+    throw HookNeverFiredError(
+        selector.text() + " cannot fire in this run, which computes blocks " +
+        std::to_string(shape.first_layer) + " to " + std::to_string(shape.stop_layer - 1) +
+        " from the given input; change start_at_layer, stop_at_layer or the input, "
+        "or leave the hook out");
   }
   return rows;
 }
 
-void Plan::mark(SiteRow at, RowSet SitePlan::* set) {
+void Plan::mark(SiteRow at, RowSet SitePlan::*set) {
   (sites_[at.site].*set).set(static_cast<std::size_t>(at.row));
   sites_[at.site].live.set(static_cast<std::size_t>(at.row));
   if (set == &SitePlan::watch) watches_gradients_ = true;
@@ -106,24 +107,53 @@ std::vector<HookFunction> Plan::functions(SiteRow at, Direction direction) const
   return chosen;
 }
 
+// Where the tensor at a row comes from: the first of the rows that hand it on to each other.
+SiteRow Plan::origin(SiteRow at) const {
+  while (!sites_[at.site].edit[static_cast<std::size_t>(at.row)]) {
+    const auto& handed_on = place(at.site).handed_on;
+    const auto from = handed_on.find(at.row);
+    if (from == handed_on.end()) break;
+    at = from->second;
+  }
+  return at;
+}
+
+std::optional<SiteRow> Plan::same_as(SiteRow at) const {
+  const auto found = same_as_.find({at.site, at.row});
+  return found == same_as_.end() ? std::nullopt : std::optional(found->second);
+}
+
+PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
+  const HookPoint& point = at.point();
+  PlannedValue value{name(at), shape_of(point, place(at.site), shape.input),
+                     dtype_of(point, shape.dtype), 0, ""};
+  const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;
+  for (std::size_t i = 0; i < point.axes.size(); ++i) {
+    if (behind_head && point.axes[i] == Axis::kPos) value.shape[i] = shape.n_logits;
+    const bool cut = point.axes[i] == Axis::kPos || point.axes[i] == Axis::kQPos;
+    if (cut && request_.pos_slice) {
+      value.shape[i] = resolve(*request_.pos_slice, value.shape[i]).length();
+    }
+  }
+  if (request_.dtype && is_floating(at)) value.dtype = *request_.dtype;
+  value.n_bytes = static_cast<std::int64_t>(c10::elementSize(value.dtype));
+  for (const std::int64_t size : value.shape) value.n_bytes *= size;
+  return value;
+}
+
 void Plan::plan_values(const RunShape& shape) {
+  std::map<std::pair<int, int>, SiteRow> first_of;  // by origin
   for (const SiteRow at : inventory_->rows()) {
     if (!sites_[at.site].record[static_cast<std::size_t>(at.row)]) continue;
-    const HookPoint& point = at.point();
-    PlannedValue value{name(at), shape_of(point, place(at.site), shape.input),
-                       dtype_of(point, shape.dtype), 0};
-    for (std::size_t i = 0; i < point.axes.size(); ++i) {
-      const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;
-      if (behind_head && point.axes[i] == Axis::kPos) value.shape[i] = shape.n_logits;
-      const bool cut = point.axes[i] == Axis::kPos || point.axes[i] == Axis::kQPos;
-      if (cut && request_.pos_slice) {
-        value.shape[i] = resolve(*request_.pos_slice, value.shape[i]).length();
-      }
+    PlannedValue value = planned(at, shape);
+    const SiteRow from = origin(at);
+    const auto [first, is_first] = first_of.emplace(std::pair{from.site, from.row}, at);
+    if (!is_first) {
+      same_as_.emplace(std::pair{at.site, at.row}, first->second);
+      value.shares_with = name(first->second);
     }
-    if (request_.dtype && is_floating(at)) value.dtype = *request_.dtype;
-    value.n_bytes = static_cast<std::int64_t>(c10::elementSize(value.dtype));
-    for (const std::int64_t size : value.shape) value.n_bytes *= size;
-    cache_bytes_ += value.n_bytes * (request_.gradients && is_floating(at) ? 2 : 1);
+    const int n_gradients = request_.gradients && is_floating(at) ? 1 : 0;
+    cache_bytes_ += value.n_bytes * ((is_first ? 1 : 0) + n_gradients);
     values_.push_back(std::move(value));
   }
 }

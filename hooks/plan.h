@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,7 @@ struct PlannedValue {
   std::vector<std::int64_t> shape;
   at::ScalarType dtype;
   std::int64_t n_bytes;
+  std::string shares_with;  // the earlier name of the same value, whose copy it is; empty: its own
 };
 
 /// What happens to the values of one site.
@@ -51,6 +53,8 @@ class Plan {
   const Request& request() const { return request_; }
   /// Functions to apply at a value, in order.
   std::vector<HookFunction> functions(SiteRow at, Direction direction) const;
+  /// The recorded value that holds the same tensor under an earlier name, so that one copy serves.
+  std::optional<SiteRow> same_as(SiteRow at) const;
   /// The last block whose values are asked for; -1: none. Sees the names only, not the logits.
   int last_layer() const { return last_layer_; }
   /// True when a gradient is recorded or edited anywhere.
@@ -67,12 +71,15 @@ class Plan {
   std::vector<SiteRow> firing(const Selector& selector, const RunShape& shape) const;
   bool fires(SiteRow at, const RunShape& shape) const;
   void mark(SiteRow at, RowSet SitePlan::* set);
+  SiteRow origin(SiteRow at) const;
+  PlannedValue planned(SiteRow at, const RunShape& shape) const;
   void plan_values(const RunShape& shape);
 
   Request request_;
   const Inventory* inventory_;  // belongs to the model, which outlives its runs
   std::vector<SitePlan> sites_;
   std::map<std::pair<int, int>, std::vector<std::size_t>> edits_at_;  // indices into request_.edits
+  std::map<std::pair<int, int>, SiteRow> same_as_;
   std::vector<PlannedValue> values_;
   std::int64_t cache_bytes_ = 0;
   int last_layer_ = -1;

@@ -30,14 +30,51 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
   return result.to(value.scalar_type());
 }
 
+// The run goes on with a tensor that nobody outside can write to: a hook may keep what it was
+// given, or return what it holds.
+at::Tensor owned(at::Tensor value) {
+  const bool ours = value.use_count() == 1 && value.storage().use_count() == 1;
+  return ours ? value : value.clone();
+}
+
 at::Tensor applied(const std::vector<HookFunction>& functions, at::Tensor value,
                    const HookSite& at) {
   for (const HookFunction& function : functions) {
-    const at::Tensor given = value.clone();  // the function may write into it
-    const at::Tensor result = function(given, at);
-    value = result.defined() ? checked(result, value, at.name) : checked(given, value, at.name);
+    at::Tensor given = value.clone();  // the function may write into it
+    at::Tensor result = function(given, at);
+    if (!result.defined()) result = given;
+    given.reset();
+    result = checked(result, value, at.name);
+    value = owned(std::move(result));
   }
   return value;
+}
+
+// The positions, dtype and device that the request keeps of a value; may share the value's memory.
+at::Tensor part_of(const at::Tensor& value, const HookPoint& point, const Request& request) {
+  at::Tensor part = value.detach();
+  for (std::size_t i = 0; request.pos_slice && i < point.axes.size(); ++i) {
+    if (point.axes[i] != Axis::kPos && point.axes[i] != Axis::kQPos) continue;
+    const auto dim = static_cast<std::int64_t>(i);
+    const ResolvedSlice cut = resolve(*request.pos_slice, part.size(dim));
+    part = part.slice(dim, cut.start, cut.stop, cut.step);
+  }
+  const bool casts = request.dtype && part.is_floating_point();
+  return part.to(request.device.value_or(part.device()),
+                 casts ? *request.dtype : part.scalar_type());
+}
+
+at::Tensor own_copy(const at::Tensor& part, const at::Tensor& value) {
+  if (part.is_alias_of(value)) return part.clone(at::MemoryFormat::Contiguous);
+  return part.contiguous();
+}
+
+// Owned by the cache alone: shared only where nothing else can write to it or holds more memory.
+at::Tensor kept(const at::Tensor& value, const HookPoint& point, const Request& request) {
+  const at::Tensor part = part_of(value, point, request);
+  const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
+  const bool only_ours = whole && !value.requires_grad() && point.type != ValueType::kInt64;
+  return only_ours ? part : own_copy(part, value);
 }
 
 }  // namespace
@@ -53,9 +90,15 @@ at::Tensor Run::fire(SiteRow at, at::Tensor value) {
   const SitePlan& rows = plan_->site(at.site);
   const auto row = static_cast<std::size_t>(at.row);
   if (rows.edit[row]) value = edited(at, std::move(value));
-  if (rows.record[row]) cache_->put(plan_->name(at), kept(at.point(), value));
+  if (rows.record[row]) record(at, value);
   if (rows.watch[row]) value = watched(at, value);
   return value;
+}
+
+void Run::record(SiteRow at, const at::Tensor& value) const {
+  const auto first = plan_->same_as(at);
+  cache_->put(plan_->name(at),
+              first ? cache_->at(plan_->name(*first)) : kept(value, at.point(), plan_->request()));
 }
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) const {
@@ -67,49 +110,27 @@ at::Tensor Run::edited(SiteRow at, at::Tensor value) const {
 }
 
 at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
-  if (!value.requires_grad()) {
-    throw HookNeverFiredError("\"" + plan_->name(at) +
-                              "\" has no gradient in this run: nothing before it requires one, or "
-                              "gradients are switched off (torch.no_grad)");
-  }
-  // A node of its own: other uses of the same tensor stay out of this gradient.
-  at::Tensor own = at::alias(value);
+  // A node of its own, so that other uses of the same tensor stay out of this gradient; a leaf
+  // where nothing before it requires one.
+  at::Tensor own = value.requires_grad() ? at::alias(value) : value.detach().requires_grad_(true);
   const auto row = static_cast<std::size_t>(at.row);
   const bool records = plan_->request().gradients && plan_->site(at.site).record[row];
-  // Backward may run when the model is gone: the closure owns all that it uses.
+  // Backward may run when the model is gone: the closure owns all that it uses (the plan's names
+  // belong to the model, its request does not).
   own.register_hook([name = plan_->name(at), layer = plan_->place(at.site).layer, row,
-                     functions = plan_->functions(at, Direction::kBackward), records,
+                     functions = plan_->functions(at, Direction::kBackward), records, plan = plan_,
                      cache = cache_, positions = positions_, key_positions = key_positions_,
                      step = step_](const at::Tensor& gradient) {
     const HookSite site{name, layer,     kHookPoints[row], Direction::kBackward,
                         step, positions, key_positions};
     at::Tensor used = applied(functions, gradient, site);
-    if (records) cache->put(name + "_grad", used.detach().clone());
+    if (records) {
+      const at::Tensor part = part_of(used, site.point, plan->request());
+      cache->put(name + "_grad", own_copy(part, used));
+    }
     return used;
   });
   return own;
-}
-
-// Owned by the cache alone: shared only where nothing else can write to it or holds more memory.
-at::Tensor Run::kept(const HookPoint& point, const at::Tensor& value) const {
-  const Request& request = plan_->request();
-  at::Tensor part = value.detach();
-  if (request.pos_slice) {
-    for (std::size_t i = 0; i < point.axes.size(); ++i) {
-      if (point.axes[i] != Axis::kPos && point.axes[i] != Axis::kQPos) continue;
-      const auto dim = static_cast<std::int64_t>(i);
-      const ResolvedSlice cut = resolve(*request.pos_slice, part.size(dim));
-      part = part.slice(dim, cut.start, cut.stop, cut.step);
-    }
-  }
-  auto options = part.options();
-  if (request.dtype && part.is_floating_point()) options = options.dtype(*request.dtype);
-  if (request.device) options = options.device(*request.device);
-  const bool converts = options.dtype() != part.dtype() || options.device() != part.device();
-  if (converts) return part.to(options, /*non_blocking=*/false, /*copy=*/true).contiguous();
-  const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
-  const bool only_ours = whole && !value.requires_grad() && point.type != ValueType::kInt64;
-  return only_ours ? part : part.clone(at::MemoryFormat::Contiguous);
 }
 
 }  // namespace bezel::hooks

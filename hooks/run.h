@@ -25,8 +25,8 @@ class Run {
 
  private:
   at::Tensor edited(SiteRow at, at::Tensor value) const;
+  void record(SiteRow at, const at::Tensor& value) const;
   at::Tensor watched(SiteRow at, const at::Tensor& value) const;
-  at::Tensor kept(const HookPoint& point, const at::Tensor& value) const;
 
   std::shared_ptr<const Plan> plan_;
   std::shared_ptr<ActivationCache> cache_;
