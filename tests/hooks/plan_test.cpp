@@ -8,11 +8,6 @@
 namespace bezel::hooks {
 namespace {
 
-const Inventory& toy() {
-  static const Inventory inventory = toy_inventory();
-  return inventory;
-}
-
 std::shared_ptr<const Plan> planned(const Request& request, const RunShape& shape = toy_shape()) {
   return Plan::compile(request, toy(), shape);
 }

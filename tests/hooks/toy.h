@@ -19,6 +19,10 @@ inline void set_absent(Site& site, Where where, std::string reason) {
   site.absent[static_cast<std::size_t>(where)] = std::move(reason);
 }
 
+inline void hand_on(Site& site, HookId to, int from_site, HookId from) {
+  site.handed_on[static_cast<int>(to.row())] = {from_site, static_cast<int>(from.row())};
+}
+
 inline Site toy_site(std::optional<int> layer) {
   using enum Where;
   Site site;
@@ -46,6 +50,7 @@ inline Site toy_site(std::optional<int> layer) {
 /// Block 0 is dense and owns its keys, block 1 has 5 experts (2 chosen, 3 wide) and owns its keys,
 /// block 2 is dense and shares block 0's keys. d_model 8, 4 heads on 2 kv heads of 2,
 /// vocabulary 11.
+/// The stream is handed on as it is from block to block and to the attention branch.
 inline Inventory toy_inventory() {
   using enum Where;
   std::vector<Site> sites = {toy_site({}), toy_site(0), toy_site(1), toy_site(2)};
@@ -55,7 +60,17 @@ inline Inventory toy_inventory() {
   set_size(sites[2].sizes, Axis::kExpert, 5);
   set_size(sites[2].sizes, Axis::kK, 2);
   set_size(sites[2].sizes, Axis::kDExpert, 3);
+  for (const int block : {1, 2})
+    hand_on(sites[block + 1], "hook_resid_pre", block, "hook_resid_post");
+  for (const int block : {0, 1, 2}) {
+    hand_on(sites[block + 1], "hook_attn_in", block + 1, "hook_resid_pre");
+  }
   return Inventory(std::move(sites));
+}
+
+inline const Inventory& toy() {
+  static const Inventory inventory = toy_inventory();
+  return inventory;
 }
 
 /// A float32 run of all blocks and the head on 2 rows of 5 tokens.
