@@ -62,6 +62,14 @@ RunResult run(const Bridge& self, const Input& input, const hooks::Request& requ
   return self.run(input, request, options);
 }
 
+// valid is None where nothing is padding
+template <auto compute>
+at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels,
+                const std::optional<at::Tensor>& valid) {
+  const py::gil_scoped_release released;
+  return compute(logits, labels, valid.value_or(at::Tensor()));
+}
+
 void bind_input(py::module_& module) {
   py::class_<Input>(module, "Input")
       .def(py::init<>())
@@ -115,8 +123,8 @@ void bind_bridge(py::module_& module) {
            })
       .def("run", &run);
   module.def("load", &load);
-  module.def("loss_per_token", &bridge::loss_per_token, py::call_guard<py::gil_scoped_release>());
-  module.def("mean_loss", &bridge::mean_loss, py::call_guard<py::gil_scoped_release>());
+  module.def("loss_per_token", &loss<bridge::loss_per_token>);
+  module.def("mean_loss", &loss<bridge::mean_loss>);
 }
 
 }  // namespace bezel::python

@@ -58,7 +58,7 @@ class Bridge:
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # noqa: PLR0913  the field's own signature
         cls,
         name: str,
         *,
@@ -72,8 +72,8 @@ class Bridge:
         """Loads a Gemma 4 checkpoint.
 
         Args:
-            name: A local folder, or a hub id such as "google/gemma-4-E2B-it" (the Hugging Face cache
-                first).
+            name: A local folder, or a hub id such as "google/gemma-4-E2B-it" (the Hugging Face
+                cache first).
             device: "cpu" or "cuda:0" …
             dtype: torch.float32, torch.bfloat16 or torch.float64; None is the checkpoint's own.
             revision: Of a hub id.
@@ -163,7 +163,7 @@ class Bridge:
         """
         return self._run(input, _C.Request(), arguments).result
 
-    def run_with_cache(
+    def run_with_cache(  # noqa: PLR0913  TransformerLens's signature
         self,
         input: ModelInput,
         names_filter: NamesFilter = None,
@@ -183,8 +183,8 @@ class Bridge:
         Args:
             input: As in `forward`.
             names_filter: A name, a glob ("blocks.*.hook_resid_post"), a compiled regular expression
-                (matching the whole name), a callable on names, or several of these; None keeps every
-                value that is not on demand.
+                (matching the whole name), a callable on names, or several of these; None keeps
+                every value that is not on demand.
             fwd_hooks: (name, function) pairs that edit values, see `run_with_hooks`.
             bwd_hooks: The same for gradients.
             incl_bwd: Keep gradients too, as "<name>_grad"; with return_type="loss" backward runs at
@@ -221,7 +221,7 @@ class Bridge:
         run = self._run(input, request, arguments)
         if incl_bwd and arguments.get("return_type") == "loss":
             assert isinstance(run.result, torch.Tensor)
-            run.result.sum().backward()
+            torch.autograd.backward(run.result.sum())
         cache = ActivationCache(run.cache, self.cfg.n_layers)
         if remove_batch_dim:
             cache = cache.remove_batch_dim()
@@ -278,9 +278,7 @@ class Bridge:
     def __repr__(self) -> str:
         return tree.text(self, self._name)
 
-    def _run(
-        self, input: ModelInput, request: _C.Request, arguments: ForwardArguments
-    ) -> _Run:
+    def _run(self, input: ModelInput, request: _C.Request, arguments: ForwardArguments) -> _Run:
         _refuse_unknown(arguments)
         return_type = arguments.get("return_type", "logits")
         if return_type not in ("logits", "loss", "both", None):

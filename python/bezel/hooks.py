@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -47,14 +47,10 @@ class Hook:
         return f"Hook({self.name!r}, dir={self.dir!r}, step={self.step})"
 
 
-class HookFunction(Protocol):
-    """Gets the value and `hook=`; returns None to keep it (with what was written into it), or a
-    tensor of the same shape to replace it."""
-
-    def __call__(self, value: torch.Tensor, /, *, hook: Hook) -> torch.Tensor | None: ...
-
-
-HookPair: TypeAlias = tuple[OneName, Callable[..., torch.Tensor | None]]
+# Called as function(value, hook=hook). None keeps the value, with what was written into it; a
+# tensor of the same shape replaces it.
+HookFunction: TypeAlias = Callable[..., torch.Tensor | None]
+HookPair: TypeAlias = tuple[OneName, HookFunction]
 
 
 class Contexts(dict[str, dict[str, Any]]):
@@ -71,15 +67,15 @@ def add_hooks(
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not callable(pair[1]):
             raise ArgumentError(
-                f"{direction}_hooks has {pair!r}; wanted pairs (name, function), the function called "
-                "as function(value, hook=hook)"
+                f"{direction}_hooks has {pair!r}; wanted pairs (name, function), the function "
+                "called as function(value, hook=hook)"
             )
         name, function = pair
         request.edit(selector(name), _for_core(function, contexts), direction == "bwd")
 
 
 def _for_core(
-    function: Callable[..., torch.Tensor | None], contexts: Contexts
+    function: HookFunction, contexts: Contexts
 ) -> Callable[[torch.Tensor, _C.HookSite], torch.Tensor | None]:
     def call(value: torch.Tensor, site: _C.HookSite) -> torch.Tensor | None:
         return function(value, hook=Hook(site, contexts[site.name]))

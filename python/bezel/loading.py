@@ -69,9 +69,7 @@ def _is_complete(folder: Path) -> bool:
     return all((folder / shard).exists() for shard in shards)
 
 
-def load_model(
-    folder: Path, dtype: torch.dtype | None, device: torch.device | str
-) -> _C.Bridge:
+def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | str) -> _C.Bridge:
     """The core's model; a progress bar appears when loading takes longer than a second."""
     with tqdm(
         desc=f"loading {folder.name}",
@@ -98,7 +96,7 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 def load_tokenizer(folder: Path) -> Any | None:
-    """transformers' tokenizer of the folder; None when the folder has none."""
+    """The folder's tokenizer, as transformers loads it; None when the folder has none."""
     if not (folder / "tokenizer.json").exists():
         return None
     try:

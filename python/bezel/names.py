@@ -31,6 +31,7 @@ class TableRow(NamedTuple):
 
     @property
     def in_block(self) -> bool:
+        """True when the full name begins with "blocks.3."."""
         return self.where not in ("model", "model_ple")
 
 
@@ -59,9 +60,7 @@ _IN_MLP = frozenset(("pre", "post", "mid", "pre_linear"))
 _OF_NORMS = frozenset(("scale", "normalized"))
 
 
-def get_act_name(
-    name: str, layer: int | str | None = None, layer_type: str | None = None
-) -> str:
+def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
     """The full name of a short form, resolved as TransformerLens resolves it.
 
     Args:

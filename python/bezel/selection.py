@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from bezel import _C
 from bezel.errors import ArgumentError
@@ -35,12 +35,13 @@ def selectors(names: NamesFilter) -> list[_C.Selector]:
         return [_C.Selector("*")]
     if isinstance(names, str | re.Pattern) or callable(names):
         return [selector(names)]
-    if not isinstance(names, Iterable):
-        return [selector(names)]
-    chosen = [selector(name) for name in names]
+    try:
+        chosen = [selector(name) for name in names]
+    except TypeError:  # not iterable: selector says what it is
+        return [selector(cast(OneName, names))]
     if not chosen:
         raise ArgumentError(
-            "names_filter is empty, so that nothing would be recorded; name something, or give None "
-            "for every name"
+            "names_filter is empty, so that nothing would be recorded; name something, or give "
+            "None for every name"
         )
     return chosen

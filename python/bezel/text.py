@@ -29,8 +29,8 @@ def encode(
     """Ids of each text, <bos> first unless it is there already, padded to equal lengths."""
     if tokenizer is None:
         raise ArgumentError(
-            "the input is text and this model has no tokenizer (no tokenizer.json in its folder, or "
-            "transformers is not installed); give token ids, or tokenizer= to from_pretrained"
+            "the input is text and this model has no tokenizer (no tokenizer.json in its folder, "
+            "or transformers is not installed); give token ids, or tokenizer= to from_pretrained"
         )
     if padding_side not in (None, "left", "right"):
         raise ArgumentError(f'padding_side is {padding_side!r}; wanted "left" or "right"')

@@ -71,14 +71,16 @@ def _alike(blocks: Iterable[HookPoint]) -> list[tuple[list[int], list[HookPoint]
 
 def _blocks_title(cfg: _C.ModelSpec, layers: list[int]) -> str:
     facts = []
-    windows = {cfg.layers[i].attention.window_tokens for i in layers}
-    if windows == {None}:
+    windows = [cfg.layers[i].attention.window_tokens for i in layers]
+    sliding = {window for window in windows if window is not None}
+    if not sliding:
         facts.append("full attention")
     elif None not in windows:
-        facts.append(f"sliding attention over {', '.join(map(str, sorted(windows)))} tokens")
+        facts.append(f"sliding attention over {', '.join(map(str, sorted(sliding)))} tokens")
     if cfg.layers[layers[0]].attention.k_is_v:
         facts.append("values from the key projection")
-    donors = {cfg.layers[i].attention.donor for i in layers} - {None}
+    sources = [cfg.layers[i].attention.donor for i in layers]
+    donors = {donor for donor in sources if donor is not None}
     if donors:
         facts.append(f"keys and values of block {', '.join(map(str, sorted(donors)))}")
     moe = cfg.layers[layers[0]].moe

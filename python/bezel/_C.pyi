@@ -1,0 +1,159 @@
+"""The C++ core. Use the package bezel; this module may change without notice."""
+
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any, ClassVar, Literal
+
+import torch
+
+__version__: str
+
+class RopeSpec:
+    """How positions turn queries and keys."""
+
+    theta: float
+    n_rotated_pairs: int
+
+class AttentionSpec:
+    """One block's attention; `window_tokens` is None where it sees all tokens before it."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    window_tokens: int | None
+    rope: RopeSpec
+    k_is_v: bool
+    donor: int | None
+    donates: bool
+
+class MlpSpec:
+    """One block's dense feed-forward."""
+
+    d_mlp: int
+
+class MoeSpec:
+    """One block's experts."""
+
+    n_experts: int
+    n_chosen: int
+    d_expert: int
+
+class LayerSpec:
+    """One block."""
+
+    attention: AttentionSpec
+    mlp: MlpSpec
+    moe: MoeSpec | None
+
+class ModelSpec:
+    """A model as plain data."""
+
+    family: str
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_vocab: int
+    d_ple: int
+    d_vocab_ple: int
+    max_positions: int
+    norm_eps: float
+    tied_head: bool
+    softcap: float | None
+    bidirectional: Literal["vision"] | None
+    eos_token_ids: list[int]
+    pad_token_id: int | None
+    bos_token_id: int | None
+    layers: list[LayerSpec]
+
+class Selector:
+    def __init__(self, rule: str | Callable[[str], bool]) -> None: ...
+
+class HookSite:
+    name: str
+    layer: int | None
+    dir: Literal["fwd", "bwd"]
+    step: int
+    positions: torch.Tensor
+    key_positions: torch.Tensor
+
+class Request:
+    gradients: bool
+    dtype: torch.dtype | None
+    device: torch.device | None
+    def record(self, at: Selector) -> None: ...
+    def edit(
+        self,
+        at: Selector,
+        function: Callable[[torch.Tensor, HookSite], torch.Tensor | None],
+        backward: bool,
+    ) -> None: ...
+    def keep_positions(self, start: int | None, stop: int | None, step: int) -> None: ...
+
+class PlannedValue:
+    name: str
+    shape: list[int]
+    dtype: torch.dtype
+    n_bytes: int
+
+class Plan:
+    values: list[PlannedValue]
+    cache_bytes: int
+    last_layer: int
+
+class ActivationCache:
+    def at(self, name: str) -> torch.Tensor: ...
+    def put(self, name: str, value: torch.Tensor) -> None: ...
+    def contains(self, name: str) -> bool: ...
+    def __len__(self) -> int: ...
+    def items(self) -> list[tuple[str, torch.Tensor]]: ...
+
+class Input:
+    tokens: torch.Tensor | None
+    embeddings: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor | None
+    token_types: torch.Tensor | None
+    start_at_layer: int | None
+    stop_at_layer: int | None
+    logits_to_keep: int | None
+    start_state: dict[str, torch.Tensor]
+
+class Path:
+    automatic: ClassVar[Path]
+    open: ClassVar[Path]
+    fused: ClassVar[Path]
+    __members__: ClassVar[dict[str, Path]]
+
+class Output:
+    logits: ClassVar[Output]
+    nothing: ClassVar[Output]
+
+class RunResult:
+    output: Any  # a tensor, or None
+    cache: ActivationCache
+    valid: torch.Tensor | None
+
+PointRow = tuple[str, list[str], list[int | None], str, str, str, int | None]
+
+class Bridge:
+    spec: ModelSpec
+    dtype: torch.dtype
+    device: torch.device
+    n_parameters: int
+    def hook_points(self) -> list[PointRow]: ...
+    def plan(self, input: Input, request: Request) -> Plan: ...
+    def run(self, input: Input, request: Request, path: Path, output: Output) -> RunResult: ...
+
+def hook_table() -> list[tuple[str, list[str], str, str, str]]: ...
+def load(
+    folder: FilePath,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    on_progress: Callable[[int, int], None] | None,
+) -> Bridge: ...
+def loss_per_token(
+    logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor | None
+) -> torch.Tensor: ...
+def mean_loss(
+    logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor | None
+) -> torch.Tensor: ...
