@@ -1,0 +1,4 @@
+// must not compile: constant expression
+#include "bezel/hooks/hook_points.h"
+
+bezel::hooks::HookId id(const char* name) { return name; }
