@@ -1,0 +1,58 @@
+#include "bezel/bridge/ops/gated_gelu.h"
+
+#include "tests/bridge/ops/exact.h"
+
+namespace bezel::ops {
+namespace {
+
+double gelu_by_tanh(double x) {
+  const double u = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+  return x / (1.0 + std::exp(-2.0 * u));  // x/2 (1 + tanh u) without its cancellation at u << 0
+}
+
+at::Tensor by_loops(const at::Tensor& gate, const at::Tensor& up) {
+  auto values = numbers(gate);
+  const auto factors = numbers(up);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = gelu_by_tanh(values[i]) * factors[i];
+  return tensor_of(values, gate.sizes());
+}
+
+// Gates across the whole curve, its tails included.
+std::pair<at::Tensor, at::Tensor> inputs(at::ScalarType type) {
+  at::manual_seed(1);
+  const auto gate = at::linspace(-12, 12, 4001, at::kDouble).to(type);
+  return {gate, (at::randn({4001}, at::kDouble) * 8).to(type)};
+}
+
+// In the left tail 1 + tanh is lost in float32: the reference's gelu has the same noise.
+at::Tensor noise(const at::Tensor& gate, const at::Tensor& up) {
+  return (gate.to(at::kDouble) * up.to(at::kDouble)).abs();
+}
+
+TEST(GatedGelu, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
+  const auto [gate, up] = inputs(at::kBFloat16);
+  expect_one_unit(gated_gelu(gate, up), by_loops(gate, up), noise(gate, up), 2);
+}
+
+TEST(GatedGelu, InFloat32AndFloat64FollowsTheLoops) {
+  const auto [gate, up] = inputs(at::kFloat);
+  expect_one_unit(gated_gelu(gate, up), by_loops(gate, up), noise(gate, up), 4);
+  const auto [wide_gate, wide_up] = inputs(at::kDouble);
+  expect_close(gated_gelu(wide_gate, wide_up), by_loops(wide_gate, wide_up), 1e-15);
+}
+
+TEST(GatedGelu, IsTheTanhApproximationAndNotTheExactGelu) {
+  const auto gate = at::full({1}, 2.0, at::kDouble), one = at::ones({1}, at::kDouble);
+  const double exact = 1.0 + std::erf(std::sqrt(2.0));
+  EXPECT_NEAR(gated_gelu(gate, one).item<double>(), 1.9545976940877750, 1e-15);
+  EXPECT_GT(std::abs(1.9545976940877750 - exact), 9e-5);
+}
+
+TEST(GatedGelu, HalvesOfOneMatrixProductServeAsTheyAre) {
+  at::manual_seed(2);
+  const auto packed = at::randn({2, 3, 10}, at::kDouble).chunk(2, -1);
+  expect_close(gated_gelu(packed[0], packed[1]), by_loops(packed[0], packed[1]), 1e-15);
+}
+
+}  // namespace
+}  // namespace bezel::ops
