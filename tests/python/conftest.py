@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.lab import Lab  # noqa: E402
+from support.lab import Lab
 
 
 @pytest.fixture(scope="session", autouse=True)

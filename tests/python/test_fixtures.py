@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support import checkpoint_forms, fixtures
 from support.lab import Lab
 
@@ -45,9 +46,7 @@ def test_a_recipe_always_gives_the_same_bytes(lab: Lab, tmp_path: Path) -> None:
 def test_the_recipes_cover_windows_and_head_shapes() -> None:
     recipes = fixtures.RECIPES.values()
     assert {2, 3, 5, 8, 17} <= {recipe.window for recipe in recipes}
-    assert all(
-        recipe.text["head_dim"] != recipe.text["global_head_dim"] for recipe in recipes
-    )
+    assert all(recipe.text["head_dim"] != recipe.text["global_head_dim"] for recipe in recipes)
 
 
 @pytest.mark.parametrize("name", NAMES)

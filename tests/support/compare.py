@@ -1,4 +1,4 @@
-"""How two values are compared: relative root-mean-square error, at valid positions, by axes."""
+"""How two values are compared: relative root-mean-square error, and the valid part of a batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from support.hook_table import Point
 
-# The gate on every float32 value, unless the reference itself is less exact than a third of it.
+# The gate on every float32 value.
 RELATIVE_RMS = 1e-5
-OWN_ERRORS = 3.0
+POSITION_AXES = ("pos", "q_pos", "k_pos")
 
 
 def relative_rms(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -22,32 +22,15 @@ def relative_rms(got: torch.Tensor, want: torch.Tensor) -> float:
     return 0.0 if gap == 0 else float(gap / torch.linalg.vector_norm(want))
 
 
-def at_valid(
-    value: torch.Tensor, axes: tuple[str, ...], valid: torch.Tensor | None
-) -> torch.Tensor:
-    """The value at valid positions, [n ...]; valid [batch pos] bool, None when all are."""
-    if valid is None:
-        return value
-    if axes[:3] == ("batch", "head", "q_pos"):
-        value = value.transpose(1, 2)
-    return value[valid]
-
-
 def is_masked(scores: torch.Tensor) -> torch.Tensor:
     """Where a score holds the lowest number of its dtype: no attention there."""
     return scores == torch.finfo(scores.dtype).min
 
 
-def error(
-    point: Point,
-    got: torch.Tensor,
-    want: torch.Tensor,
-    valid: torch.Tensor | None = None,
-) -> float:
+def error(point: Point, got: torch.Tensor, want: torch.Tensor) -> float:
     """Relative RMS error; infinite when shapes, integers or masked places differ."""
     if got.shape != want.shape:
         return float("inf")
-    got, want = at_valid(got, point.axes, valid), at_valid(want, point.axes, valid)
     if not want.is_floating_point():
         return 0.0 if torch.equal(got, want) else float("inf")
     if point.name.endswith("attn.hook_attn_scores"):
@@ -62,19 +45,26 @@ def disagreements(
     points: Iterable[Point],
     got: Mapping[str, torch.Tensor],
     want: Mapping[str, torch.Tensor],
-    oracle: Mapping[str, torch.Tensor],
-    valid: torch.Tensor | None = None,
+    gate: float = RELATIVE_RMS,
 ) -> list[str]:
-    """One line for each name whose error is above the gate; oracle is the float64 run."""
-    lines = []
+    """One line for each name whose error is above the gate."""
+    errors = ((point.name, error(point, got[point.name], want[point.name])) for point in points)
+    return [f"{name}: error {gap:.2e}" for name, gap in errors if not gap <= gate]
+
+
+def valid_part(
+    points: Iterable[Point], values: Mapping[str, torch.Tensor], row: int, valid: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """One row of a batch, [1 …], at its valid positions alone; valid [pos] bool."""
+    keep = valid.nonzero().flatten()
+    part = {}
     for point in points:
-        gap = error(point, got[point.name], want[point.name], valid)
-        if gap <= RELATIVE_RMS:
-            continue
-        own = error(point, want[point.name], oracle[point.name], valid)
-        if not gap <= OWN_ERRORS * own:
-            lines.append(f"{point.name}: error {gap:.2e}, the reference's own {own:.2e}")
-    return lines
+        value = values[point.name][row : row + 1]
+        for dim, axis in enumerate(point.axes):
+            if axis in POSITION_AXES:
+                value = value.index_select(dim, keep)
+        part[point.name] = value
+    return part
 
 
 def logits_gate(want: torch.Tensor) -> float:

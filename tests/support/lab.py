@@ -34,7 +34,6 @@ class Lab:
         self.oracle = functools.cache(self._oracle)
         self.bridge = functools.cache(self._bridge)
         self.values = functools.lru_cache(maxsize=24)(self._values)
-        self.exact_values = functools.lru_cache(maxsize=24)(self._exact_values)
 
     def _folder(self, name: str, form: str = "saved") -> Path:
         """The checkpoint, as transformers saves it or in another valid form."""
@@ -75,9 +74,10 @@ class Lab:
     def points(self, name: str) -> list[Point]:
         return hook_points_of(exact.text_model_of(self.reference(name)).config)
 
+    def names(self, name: str) -> list[str]:
+        """Every name of the model, the on-demand ones too."""
+        return [point.name for point in self.points(name)]
+
     def _values(self, name: str, length: int, batch: int = 2) -> reference.Values:
         """The float32 reference's values for `fixtures.tokens(length, batch)`."""
         return reference.capture(self.reference(name), fixtures.tokens(length, batch))
-
-    def _exact_values(self, name: str, length: int, batch: int = 2) -> reference.Values:
-        return reference.capture(self.oracle(name), fixtures.tokens(length, batch))

@@ -77,9 +77,7 @@ class Recorder:
     def attention(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         """The attention function `compute` with a look at its arguments and its pattern."""
 
-        def watched(
-            module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any
-        ) -> Any:
+        def watched(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
             if id(module) not in self.layer_of:
                 return compute(module, query, key, value, mask, **kwargs)
             self.see_attention(module, query, key, value, mask)
