@@ -27,35 +27,40 @@ PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 SPECIALS = (PAD, EOS, BOS, UNK)  # ids 0, 1, 2 as in every Gemma 4 checkpoint
 TASKS = ("indirect_object", "fact", "comparison", "induction")
 
-NAMES = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+NAMES = _words(
     "Mary John Anna Paul Lucy Mark Emma Jack Sara Adam Ruth Carl Jane Luke Rose Noah "
     "Kate Hugo Nina Omar Ella Ivan Vera Theo Clara Felix Alice David Laura Peter Julia Simon"
-).split()
-PLACES = (
+)
+PLACES = _words(
     "shop park school market garden station library beach museum bakery office harbor "
     "kitchen church farm theater cafe castle bridge river"
-).split()
-OBJECTS = (
+)
+OBJECTS = _words(
     "drink book ball ring letter lamp cup key map coin flower ticket hat box pen cake "
     "watch picture basket bottle"
-).split()
-ADJECTIVES = "old new big small red blue green quiet busy cold warm bright".split()
+)
+ADJECTIVES = _words("old new big small red blue green quiet busy cold warm bright")
 NUMBERS = [str(n) for n in range(30)]
 CAPITALS = dict(
     pair.split(":")
-    for pair in (
+    for pair in _words(
         "France:Paris Italy:Rome Spain:Madrid Portugal:Lisbon Germany:Berlin Austria:Vienna "
         "Poland:Warsaw Greece:Athens Norway:Oslo Sweden:Stockholm Finland:Helsinki "
         "Denmark:Copenhagen Ireland:Dublin England:London Russia:Moscow Japan:Tokyo "
         "China:Beijing Egypt:Cairo Kenya:Nairobi Peru:Lima Chile:Santiago Cuba:Havana "
         "Canada:Ottawa Hungary:Budapest Turkey:Ankara Iran:Tehran Iraq:Baghdad "
         "Nepal:Kathmandu Ghana:Accra Senegal:Dakar Bulgaria:Sofia Romania:Bucharest"
-    ).split()
+    )
 )
-FUNCTION_WORDS = (
+FUNCTION_WORDS = _words(
     "When After While and went to the , . gave handed passed a near behind As knows says that "
     "The capital of is Of Between larger smaller"
-).split()
+)
 OPENERS, GIVING = ("When", "After", "While"), ("gave", "handed", "passed")
 CONTENT_WORDS = [*NAMES, *PLACES, *OBJECTS, *ADJECTIVES, *NUMBERS, *CAPITALS, *CAPITALS.values()]
 VOCABULARY = [*SPECIALS, *FUNCTION_WORDS, *CONTENT_WORDS]
