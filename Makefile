@@ -1,5 +1,6 @@
 # bezel in a few words: `make demo` shows it, `make test` checks it. Everything else is below.
-# make VARIABLE=value: MODEL=<folder> for demo and parity, JOBS=<n>, BUILD=<folder>, CMAKE_ARGS=…
+# make VARIABLE=value: MODEL=<folder> for demo and parity, JOBS=<n>, BUILD=<folder>, CMAKE_ARGS=…,
+# TIDY_SINCE=<commit or all> for lint, FUZZ_RUNS=<n> for fuzz.
 
 BUILD ?= build
 JOBS ?= $(shell cmake/jobs.sh)
@@ -13,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint tidy format bench parity fuzz clean
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format bench parity fuzz clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +52,7 @@ lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed f
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m ruff format --check .
 	@test ! -e python/bezel/__init__.py || $(PYTHON_IN_VENV) -m mypy
-	@cmake/tidy.sh $(BUILD) $(TIDY_SINCE)
+	@$(PYTHON_IN_VENV) cmake/tidy.py $(BUILD) $(TIDY_SINCE)
 
 format: setup-lint  ## rewrite the sources as lint wants them
 	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format -i
