@@ -40,8 +40,9 @@ constexpr Hint kHints[] = {
   const std::string expected =
       ", expected " + std::string(kSingleName) + " or " + std::string(kIndexName);
   std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-    names.push_back(entry.path().filename().native());
+  std::error_code error;  // a folder that cannot be listed gives no hint
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    names.push_back(at->path().filename().native());
   std::ranges::sort(names);
   for (const Hint& hint : kHints)
     for (const std::string& name : names)
@@ -57,8 +58,8 @@ void check_folder(const fs::path& folder) {
   if (fs::is_directory(status)) return;
   if (fs::exists(status))
     throw CheckpointError(show(folder) + ": found a file, expected the folder that holds a model");
-  throw CheckpointError(show(folder) + ": no such folder" +
-                        (error ? " (" + error.message() + ")" : ""));
+  throw CheckpointError(show(folder) + ": found nothing (" + error.message() +
+                        "), expected the folder that holds a model");
 }
 
 }  // namespace
@@ -81,9 +82,8 @@ void Checkpoint::add_file(const std::string& name, const CheckpointLimits& limit
   files_.emplace(file->path(), file);
   for (TensorInfo& tensor : read_header(*file)) {
     if (tensors_.size() == limits.max_tensors)
-      throw ResourceLimitError(show(file->path()) + ": too many tensors, the limit is " +
+      throw ResourceLimitError(show(file->path()) + ": found too many tensors, expected at most " +
                                std::to_string(limits.max_tensors));
-    total_bytes_ += tensor.n_bytes;
     std::string key = tensor.name;
     const auto [slot, is_new] = tensors_.try_emplace(std::move(key), std::move(tensor));
     if (!is_new)
@@ -96,12 +96,14 @@ void Checkpoint::add_shards(const CheckpointLimits& limits) {
   const fs::path index_file = folder_ / kIndexName;
   const ShardIndex index = read_index(index_file);
   if (index.shards.size() > limits.max_shards)
-    throw ResourceLimitError(show(index_file) + ": found " + std::to_string(index.shards.size()) +
-                             " shards, the limit is " + std::to_string(limits.max_shards));
+    throw ResourceLimitError(show(index_file) + ": weight_map: found " +
+                             std::to_string(index.shards.size()) + " shards, expected at most " +
+                             std::to_string(limits.max_shards));
   for (const std::string& shard : index.shards) {
     if (!has(folder_, shard))
-      throw FormatError(show(index_file) + ": lists the shard " + quote(shard) +
-                        ", which is not there; is the download complete?");
+      throw FormatError(show(index_file) + ": weight_map: shard " + quote(shard) +
+                        ": found no such file, expected it beside the index; is the download "
+                        "complete?");
     add_file(shard, limits);
   }
   for (const auto& [name, shard] : index.shard_of) {

@@ -39,9 +39,6 @@ class Checkpoint {
   /// The same for the bytes of a tensor from `begin` on, as many as `destination` has.
   void read(const TensorInfo& tensor, std::uint64_t begin, std::span<std::byte> destination) const;
 
-  /// Sum of n_bytes over the tensors.
-  std::uint64_t total_bytes() const { return total_bytes_; }
-
  private:
   explicit Checkpoint(std::filesystem::path folder) : folder_(std::move(folder)) {}
   void add_file(const std::string& name, const CheckpointLimits& limits);
@@ -50,7 +47,6 @@ class Checkpoint {
   std::filesystem::path folder_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::filesystem::path, std::shared_ptr<const ModelFile>> files_;
-  std::uint64_t total_bytes_ = 0;
 };
 
 }  // namespace bezel::checkpoint

@@ -28,7 +28,7 @@ nlohmann::json read_config(const fs::path& folder) {
   const fs::path file = folder / "config.json";
   auto config = read_if_there(file);
   if (!config)
-    throw FormatError(show(file) + ": no such file, expected the model's configuration; is " +
+    throw FormatError(show(file) + ": found no such file, expected the model's configuration; is " +
                       show(folder) + " a model folder?");
   if (!config->is_object())
     throw FormatError(show(file) + ": found " + describe(*config) + ", expected an object");

@@ -1,5 +1,6 @@
 #include "bezel/adapters/checkpoint/config_reader.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -15,6 +16,13 @@ constexpr std::size_t kMaxKeyBytes = 80;  // of a key, in a message
 
 std::string range(std::int64_t min, std::int64_t max) {
   return std::to_string(min) + ".." + std::to_string(max);
+}
+
+std::string number_in(double min, double max) {
+  std::string text = "a number";
+  if (std::isfinite(min)) text += ", at least " + Json(min).dump();
+  if (std::isfinite(max)) text += ", at most " + Json(max).dump();
+  return text;
 }
 
 std::optional<std::int64_t> as_integer(const Json& value, std::int64_t min, std::int64_t max) {
@@ -85,18 +93,20 @@ std::optional<std::int64_t> ConfigReader::optional_integer(std::string_view key,
   return has(key) ? std::optional(integer(key, min, max)) : std::nullopt;
 }
 
-double ConfigReader::number(std::string_view key) const {
+double ConfigReader::number(std::string_view key, double min, double max) const {
   const Json* value = find(key);
-  if (value == nullptr || !value->is_number()) refuse(key, "a number");
-  return value->get<double>();
+  const auto number = value && value->is_number() ? value->get<double>() : kInfinity;
+  if (!std::isfinite(number) || number < min || number > max) refuse(key, number_in(min, max));
+  return number;
 }
 
-double ConfigReader::number_or(std::string_view key, double absent) const {
-  return has(key) ? number(key) : absent;
+double ConfigReader::number_or(std::string_view key, double absent, double min, double max) const {
+  return has(key) ? number(key, min, max) : absent;
 }
 
-std::optional<double> ConfigReader::optional_number(std::string_view key) const {
-  return has(key) ? std::optional(number(key)) : std::nullopt;
+std::optional<double> ConfigReader::optional_number(std::string_view key, double min,
+                                                    double max) const {
+  return has(key) ? std::optional(number(key, min, max)) : std::nullopt;
 }
 
 bool ConfigReader::boolean(std::string_view key) const {
@@ -144,21 +154,17 @@ std::vector<Value> ConfigReader::array(std::string_view key, const std::string& 
   if (value == nullptr || !value->is_array()) refuse(key, "an array of " + of);
   std::vector<Value> elements;
   for (std::size_t i = 0; i < value->size(); ++i) {
-    std::optional<Value> element = convert((*value)[i], i);
+    std::optional<Value> element = convert((*value)[i]);
     if (!element)
-      throw FormatError(file_ + ": " + element_path(key, i) + ": found " + describe((*value)[i]) +
-                        ", expected an array of " + of);
+      throw FormatError(file_ + ": " + path_of(key) + "[" + std::to_string(i) + "]: found " +
+                        describe((*value)[i]) + ", expected an array of " + of);
     elements.push_back(*std::move(element));
   }
   return elements;
 }
 
-std::string ConfigReader::element_path(std::string_view key, std::size_t i) const {
-  return path_of(key) + "[" + std::to_string(i) + "]";
-}
-
 std::vector<std::string> ConfigReader::strings(std::string_view key) const {
-  return array<std::string>(key, "strings", [](const Json& element, std::size_t) {
+  return array<std::string>(key, "strings", [](const Json& element) {
     return element.is_string() ? std::optional(element.get<std::string>()) : std::nullopt;
   });
 }
@@ -169,22 +175,8 @@ std::optional<std::vector<std::string>> ConfigReader::optional_strings(std::stri
 
 std::vector<std::int64_t> ConfigReader::integers(std::string_view key, std::int64_t min,
                                                  std::int64_t max) const {
-  return array<std::int64_t>(
-      key, "integers in " + range(min, max),
-      [&](const Json& element, std::size_t) { return as_integer(element, min, max); });
-}
-
-std::optional<std::vector<std::int64_t>> ConfigReader::optional_integers(std::string_view key,
-                                                                         std::int64_t min,
-                                                                         std::int64_t max) const {
-  return has(key) ? std::optional(integers(key, min, max)) : std::nullopt;
-}
-
-std::vector<ConfigReader> ConfigReader::objects(std::string_view key) const {
-  return array<ConfigReader>(key, "objects", [&](const Json& element, std::size_t i) {
-    return element.is_object() ? std::optional(ConfigReader(element, file_, element_path(key, i)))
-                               : std::nullopt;
-  });
+  return array<std::int64_t>(key, "integers in " + range(min, max),
+                             [&](const Json& element) { return as_integer(element, min, max); });
 }
 
 std::vector<std::int64_t> ConfigReader::one_or_many_integers(std::string_view key, std::int64_t min,

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -29,9 +30,6 @@ class ConfigReader {
   ConfigReader(nlohmann::json&&, std::string, std::string = "") = delete;
 
   const nlohmann::json& json() const { return *object_; }
-  const std::string& file() const { return file_; }
-  /// "text_config.hidden_size": `key` as the messages write it.
-  std::string path_of(std::string_view key) const;
 
   /// True if `key` is there and not null.
   bool has(std::string_view key) const;
@@ -45,10 +43,12 @@ class ConfigReader {
   std::optional<std::int64_t> optional_integer(std::string_view key, std::int64_t min,
                                                std::int64_t max) const;
 
-  /// A finite number; integers count.
-  double number(std::string_view key) const;
-  double number_or(std::string_view key, double absent) const;
-  std::optional<double> optional_number(std::string_view key) const;
+  /// A finite number in min..max; integers count.
+  double number(std::string_view key, double min = -kInfinity, double max = kInfinity) const;
+  double number_or(std::string_view key, double absent, double min = -kInfinity,
+                   double max = kInfinity) const;
+  std::optional<double> optional_number(std::string_view key, double min = -kInfinity,
+                                        double max = kInfinity) const;
 
   bool boolean(std::string_view key) const;
   bool boolean_or(std::string_view key, bool absent) const;
@@ -62,14 +62,11 @@ class ConfigReader {
   ConfigReader object(std::string_view key) const;
   std::optional<ConfigReader> optional_object(std::string_view key) const;
 
-  /// An array of strings, of integers in min..max, of objects.
+  /// An array of strings, of integers in min..max.
   std::vector<std::string> strings(std::string_view key) const;
   std::optional<std::vector<std::string>> optional_strings(std::string_view key) const;
   std::vector<std::int64_t> integers(std::string_view key, std::int64_t min,
                                      std::int64_t max) const;
-  std::optional<std::vector<std::int64_t>> optional_integers(std::string_view key, std::int64_t min,
-                                                             std::int64_t max) const;
-  std::vector<ConfigReader> objects(std::string_view key) const;
 
   /// One integer or an array of them ("eos_token_id": 1 or [1, 106]); empty when absent.
   std::vector<std::int64_t> one_or_many_integers(std::string_view key, std::int64_t min,
@@ -81,12 +78,14 @@ class ConfigReader {
   [[noreturn]] void unsupported(std::string_view key, std::string_view expected) const;
 
  private:
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
   const nlohmann::json* find(std::string_view key) const;  // nullptr if absent or null
   /// The elements of an array, converted; `of` says what they must be.
   template <class Value, class Convert>
   std::vector<Value> array(std::string_view key, const std::string& of,
                            const Convert& convert) const;
-  std::string element_path(std::string_view key, std::size_t i) const;
+  std::string path_of(std::string_view key) const;  // "text_config.hidden_size"
   std::string message(std::string_view key, std::string_view expected) const;
 
   const nlohmann::json* object_;

@@ -1,4 +1,4 @@
-// JSON from files that nobody vouches for: bounded in size, depth, count and string length.
+// JSON from files that nobody vouches for: bounded in size, depth and count.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,11 @@ struct JsonLimits {
   std::size_t max_bytes = std::size_t{16} << 20;
   std::size_t max_depth = 64;          // nested arrays and objects
   std::size_t max_values = 1'000'000;  // scalars, arrays and objects together
-  std::size_t max_string_bytes = std::size_t{1} << 20;
 };
 
-/// Parses one JSON value. Duplicate keys, NaN, numbers beyond double, NUL bytes and anything after
-/// the value are refused with FormatError, what exceeds `limits` with ResourceLimitError.
-/// Messages start with `what` (the file) and name the byte reached.
+/// Parses one JSON value. Duplicate keys, NaN, numbers beyond double, NUL bytes, a byte order mark
+/// and anything after the value are refused with FormatError, what exceeds `limits` with
+/// ResourceLimitError. Messages start with `what` (the file).
 nlohmann::json parse_json(std::string_view text, const std::string& what,
                           const JsonLimits& limits = {});
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <limits>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -19,7 +18,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string reason(int error) { return std::generic_category().message(error); }
+[[noreturn]] void refuse_unreadable(const fs::path& path, const std::string& reason) {
+  throw CheckpointError(show(path) + ": found nothing that can be read (" + reason +
+                        "), expected a file");
+}
+[[noreturn]] void refuse_unreadable(const fs::path& path, int error) {
+  refuse_unreadable(path, std::generic_category().message(error));
+}
 
 // Both paths are canonical.
 bool is_inside(const fs::path& file, const fs::path& folder) {
@@ -43,14 +48,14 @@ fs::path resolve(const fs::path& folder, const std::string& name) {
   const fs::path file = folder / name;
   std::error_code error;
   const fs::path home = fs::canonical(folder, error);
-  if (error) throw CheckpointError(show(folder) + ": " + error.message());
+  if (error) refuse_unreadable(file, error.message());
   const fs::path target = fs::canonical(file, error);
   if (error) {
-    const bool is_link = fs::is_symlink(fs::symlink_status(file));
-    throw CheckpointError(show(file) + ": " + error.message() +
-                          (is_link ? "; it is a link to " + show(fs::read_symlink(file)) +
-                                         ": is the download complete?"
-                                   : ""));
+    std::error_code no_link;
+    const fs::path missing = fs::read_symlink(file, no_link);
+    if (no_link) refuse_unreadable(file, error.message());
+    throw CheckpointError(show(file) + ": found a link to " + show(missing) + " (" +
+                          error.message() + "), expected a file; is the download complete?");
   }
   const auto blobs = blobs_of(home);
   if (is_inside(target, home) || (blobs && is_inside(target, *blobs))) return target;
@@ -73,7 +78,7 @@ ModelFile ModelFile::open(const fs::path& folder, const std::string& name) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer.
   const int descriptor =
       ::open(target.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-  if (descriptor < 0) throw CheckpointError(show(folder / name) + ": " + reason(errno));
+  if (descriptor < 0) refuse_unreadable(folder / name, errno);
   return ModelFile(folder / name, descriptor);
 }
 
@@ -103,7 +108,7 @@ ModelFile::~ModelFile() {
 
 std::uint64_t ModelFile::measure() const {
   struct stat status = {};
-  if (::fstat(descriptor_, &status) != 0) throw CheckpointError(show(path_) + ": " + reason(errno));
+  if (::fstat(descriptor_, &status) != 0) refuse_unreadable(path_, errno);
   if (S_ISREG(status.st_mode)) return static_cast<std::uint64_t>(status.st_size);
   const char* kind = S_ISDIR(status.st_mode)    ? "a folder"
                      : S_ISFIFO(status.st_mode) ? "a FIFO"
@@ -115,16 +120,18 @@ void ModelFile::read_at(std::uint64_t offset, std::span<std::byte> destination) 
   if (const std::uint64_t now = measure(); now != size_)
     throw FormatError(show(path_) + ": found " + std::to_string(now) + " bytes, expected the " +
                       std::to_string(size_) + " it had when it was opened; was it rewritten?");
-  constexpr std::uint64_t kMaxOffset = std::numeric_limits<off_t>::max();
+  if (offset > size_ || destination.size() > size_ - offset)
+    throw FormatError(show(path_) + ": found " + std::to_string(size_) + " bytes, expected " +
+                      std::to_string(destination.size()) + " from byte " + std::to_string(offset) +
+                      " on");
   while (!destination.empty()) {
-    if (offset > kMaxOffset) throw FormatError(show(path_) + ": offset beyond any file");
     const ssize_t n =
         ::pread(descriptor_, destination.data(), destination.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw CheckpointError(show(path_) + ": " + reason(errno));
-    if (n == 0)
-      throw FormatError(show(path_) + ": ends at byte " + std::to_string(offset) + ", expected " +
-                        std::to_string(destination.size()) + " bytes more");
+    if (n < 0) refuse_unreadable(path_, errno);
+    if (n == 0)  // cut after measure()
+      throw FormatError(show(path_) + ": found its end at byte " + std::to_string(offset) +
+                        ", expected " + std::to_string(destination.size()) + " bytes more");
     destination = destination.subspan(static_cast<std::size_t>(n));
     offset += static_cast<std::uint64_t>(n);
   }

@@ -47,15 +47,14 @@ constexpr std::size_t kMaxKeyBytes = 80;  // of a key, in a message
 
 // What files that are not safetensors begin with.
 struct Lookalike {
-  std::string_view start;
-  std::string_view what;
+  std::string_view start, what, advice;
 };
 constexpr auto kLookalikes = std::to_array<Lookalike>({
-    {"version ", "a Git LFS pointer: fetch the file itself with `git lfs pull`"},
-    {"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint: convert it to safetensors"},
-    {"GGUF", "a GGUF file: bezel reads the safetensors of the original model"},
-    {"<", "a web page: the download was answered with an error page"},
-    {"{", "JSON text: perhaps an index under the wrong name"},
+    {"version ", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"},
+    {"PK\x03\x04", "a zip archive", "is it a PyTorch checkpoint? convert it to safetensors"},
+    {"GGUF", "a GGUF file", "bezel reads the safetensors of the original model"},
+    {"<", "a web page", "the download was answered with an error page"},
+    {"{", "JSON text", "is it an index under the wrong name?"},
 });
 
 std::string bytes_text(std::uint64_t n) { return std::to_string(n) + " bytes"; }
@@ -178,16 +177,16 @@ void check_coverage(const std::vector<TensorInfo>& tensors, std::uint64_t data_s
   const std::string* before = nullptr;
   for (const TensorInfo& tensor : tensors) {
     if (tensor.offset != end)
-      throw FormatError(show(file) + ": tensor " + quote(tensor.name) + ": found a " +
-                        (tensor.offset < end ? "start inside " : "gap after ") +
-                        (before ? "tensor " + quote(*before) : "the header") + " (data byte " +
-                        std::to_string(tensor.offset - data_start) + "), expected data byte " +
+      throw FormatError(show(file) + ": tensor " + quote(tensor.name) + ": data_offsets: found " +
+                        std::to_string(tensor.offset - data_start) +
+                        (tensor.offset < end ? ", inside " : ", a gap after ") +
+                        (before ? "tensor " + quote(*before) : "the header") + ", expected " +
                         std::to_string(end - data_start));
     end += tensor.n_bytes;
     before = &tensor.name;
   }
   if (end != file_bytes)
-    throw FormatError(show(file) + ": found " + bytes_text(file_bytes - end) +
+    throw FormatError(show(file) + ": data: found " + bytes_text(file_bytes - end) +
                       " behind the last tensor, expected none");
 }
 
@@ -204,11 +203,6 @@ void check_metadata(const json& value, const std::filesystem::path& file) {
 
 }  // namespace
 
-std::string_view to_string(DType dtype) {
-  const auto* row = std::ranges::find(kDTypes, dtype, &DTypeRow::dtype);
-  return dtype == DType::kOther ? "other" : row->name;
-}
-
 std::uint64_t parse_prefix(std::span<const std::byte, kPrefixBytes> prefix,
                            std::uint64_t file_bytes, const std::filesystem::path& file) {
   static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
@@ -219,13 +213,14 @@ std::uint64_t parse_prefix(std::span<const std::byte, kPrefixBytes> prefix,
     for (const Lookalike& lookalike : kLookalikes)
       if (start.starts_with(lookalike.start))
         throw FormatError(show(file) + ": found " + std::string(lookalike.what) +
-                          "; expected a safetensors file");
-    throw ResourceLimitError(show(file) + ": found a header of " + bytes_text(n) +
-                             ", the limit is " + std::to_string(kMaxHeaderBytes));
+                          ", expected a safetensors file; " + std::string(lookalike.advice));
+    throw ResourceLimitError(show(file) + ": header: found " + bytes_text(n) +
+                             ", expected at most " + std::to_string(kMaxHeaderBytes));
   }
   if (file_bytes < kPrefixBytes || n > file_bytes - kPrefixBytes)
-    throw FormatError(show(file) + ": found a header of " + bytes_text(n) + " in a file of " +
-                      bytes_text(file_bytes) + "; is the download complete?");
+    throw FormatError(show(file) + ": header: found " + bytes_text(n) +
+                      ", expected fewer in a file of " + bytes_text(file_bytes) +
+                      "; is the download complete?");
   return n;
 }
 

@@ -3,8 +3,8 @@
 // A file is 8 bytes (little-endian length of the header), the header (a JSON object, one entry per
 // tensor), and the data, which the tensors cover exactly: no hole, no overlap, nothing behind.
 // Accepts the files that the reference implementation accepts (safetensors 0.8, Rust), except where
-// the format's text forbids them: duplicate names, entries written as arrays, dimensions above
-// 2^63-1.
+// the format's text forbids them (duplicate names, entries written as arrays) and where no tensor
+// could have the shape (dimensions, or their product without the zeros, above 2^63-1).
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace bezel::checkpoint {
@@ -33,9 +32,6 @@ enum class DType {
   kF64,
   kOther,  // a valid safetensors type that bezel does not read: F8_E4M3, F4, C64 …
 };
-
-/// As safetensors writes it ("BF16"); "other" for kOther: dtype_name then has the name.
-std::string_view to_string(DType dtype);
 
 struct TensorInfo {
   std::string name;

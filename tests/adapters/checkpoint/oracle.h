@@ -17,10 +17,10 @@ namespace bezel::checkpoint {
 inline std::string find_fault(const std::vector<TensorInfo>& tensors, std::uint64_t header_bytes,
                               std::uint64_t file_bytes) {
   static const std::map<std::string, unsigned> kBits = {
-      {"BOOL", 8},    {"U8", 8},           {"I8", 8},           {"U16", 16},    {"I16", 16},
-      {"F16", 16},    {"BF16", 16},        {"U32", 32},         {"I32", 32},    {"F32", 32},
-      {"U64", 64},    {"I64", 64},         {"F64", 64},         {"C64", 64},    {"F8_E5M2", 8},
-      {"F8_E4M3", 8}, {"F8_E5M2FNUZ", 8},  {"F8_E4M3FNUZ", 8},  {"F8_E8M0", 8}, {"F4", 4},
+      {"BOOL", 8},    {"U8", 8},          {"I8", 8},          {"U16", 16},    {"I16", 16},
+      {"F16", 16},    {"BF16", 16},       {"U32", 32},        {"I32", 32},    {"F32", 32},
+      {"U64", 64},    {"I64", 64},        {"F64", 64},        {"C64", 64},    {"F8_E5M2", 8},
+      {"F8_E4M3", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E8M0", 8}, {"F4", 4},
       {"F6_E2M3", 6}, {"F6_E3M2", 6}};
   std::map<std::string, int> names;
   std::map<std::uint64_t, std::uint64_t> ranges;  // begin -> end, of those that are not empty

@@ -20,7 +20,7 @@ class TempFolder {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  /// Writes a file, making the folders above it.
+  /// Writes a new file, making the folders above it; one of that name is removed.
   std::filesystem::path write(const std::string& name, std::string_view bytes) const;
   /// Makes `name` a link to `target`, making the folders above it.
   std::filesystem::path link(const std::string& name, const std::filesystem::path& target) const;
@@ -43,16 +43,21 @@ struct Refusal {
 };
 Refusal refusal_of(const std::function<void()>& action);
 
-/// One row of a table of inputs that must be refused.
+/// One row of a table of inputs that must be refused with "<file>: <where>: found …, expected …".
 struct Case {
   std::string name;
   std::string input;
-  std::string type;
-  std::vector<std::string> parts;  // the message contains each
+  std::string where;     // tensor or field; may be empty
+  std::string found;     // how the text after "found " begins
+  std::string expected;  // how the text after ", expected " begins
+  std::string type = "FormatError";
 };
 
-/// Runs `action` on every row and compares type and message; every message must start with `start`.
-void expect_refusals(const std::vector<Case>& cases, const std::string& start,
+/// Runs `action` on every row and compares type and message, which must start with `file`.
+void expect_refusals(const std::vector<Case>& cases, const std::string& file,
                      const std::function<void(const std::string&)>& action);
+
+/// True if a person can read it: one line of UTF-8 without control characters, bounded.
+bool is_readable(const std::string& message);
 
 }  // namespace bezel::checkpoint

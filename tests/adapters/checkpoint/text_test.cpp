@@ -10,7 +10,10 @@ namespace {
 TEST(Text, ControlCharactersQuotesAndBadUtf8AreMadeSafe) {
   EXPECT_EQ(quote("a\"b\n\x1b[0m"), R"("a\"b\n\u001b[0m")");
   EXPECT_EQ(quote(std::string_view("a\0b", 3)), R"("a\u0000b")");
-  EXPECT_EQ(quote("a\xff" "b"), "\"a\xef\xbf\xbd" "b\"");
+  EXPECT_EQ(quote("a\xff"
+                  "b"),
+            "\"a\xef\xbf\xbd"
+            "b\"");
   EXPECT_EQ(quote("café"), "\"café\"");
   EXPECT_EQ(show("/tmp/a\nb"), "/tmp/a\\nb");
 }
