@@ -13,8 +13,9 @@
 
 namespace bezel::bridge {
 
-/// Which form of each op runs: fused where nothing hidden is asked for, or always the open one.
-enum class Path : std::uint8_t { kAutomatic, kOpen, kFused };
+/// Which form of each op runs: a library kernel where nothing hidden is asked for, or always the
+/// open one.
+enum class Path : std::uint8_t { kAutomatic, kOpen };
 
 /// cos and sin of each pair's angle.
 struct Rotation {

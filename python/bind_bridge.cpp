@@ -84,8 +84,7 @@ void bind_input(py::module_& module) {
       .def_readwrite("start_state", &Input::start_state);
   py::enum_<Path>(module, "Path")
       .value("automatic", Path::kAutomatic)
-      .value("open", Path::kOpen)
-      .value("fused", Path::kFused);
+      .value("open", Path::kOpen);
   py::enum_<Output>(module, "Output")
       .value("logits", Output::kLogits)
       .value("nothing", Output::kNothing);

@@ -121,7 +121,6 @@ class Input:
 class Path:
     automatic: ClassVar[Path]
     open: ClassVar[Path]
-    fused: ClassVar[Path]
     __members__: ClassVar[dict[str, Path]]
 
 class Output:

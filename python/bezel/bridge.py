@@ -18,7 +18,7 @@ from bezel.text import PaddingSide, encode
 ModelInput: TypeAlias = str | list[str] | torch.Tensor
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
-PathName: TypeAlias = Literal["automatic", "open", "fused"]
+PathName: TypeAlias = Literal["automatic", "open"]
 
 
 class ForwardArguments(TypedDict, total=False):
@@ -90,7 +90,7 @@ class Bridge:
             >>> b = bezel.Bridge.from_pretrained("tests/data/nano")
         """
         if path not in _C.Path.__members__:
-            raise ArgumentError(f'path is {path!r}; wanted "automatic", "open" or "fused"')
+            raise ArgumentError(f'path is {path!r}; wanted "automatic" or "open"')
         folder = loading.find_folder(str(name), revision, local_files_only)
         core = loading.load_model(folder, dtype, device)
         if tokenizer is None:
