@@ -41,8 +41,8 @@ at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& we
   const KeysValues kv = spec.donor ? shared_keys_values(donated[*spec.donor].value(), tap)
                                    : own_keys_values(own, w, rotation, context, tap);
   if (spec.donates) donated[layer] = kv;
-  const auto z = tap("attn.hook_z", ops::attend(q, kv.keys, kv.values, context.masks[layer],
-                                                context.path, tap));
+  const auto z = tap("attn.hook_z",
+                     ops::attend(q, kv.keys, kv.values, context.masks[layer], context.path, tap));
   const auto out = tap("attn.hook_out", project_out(z, w.out, tap));
   return tap("hook_attn_out",
              ops::rms_norm(out, weights.ln1_post, context,

@@ -86,12 +86,11 @@ DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start
 
 Context make_context(const PreparedInput& input, const ModelSpec& spec, const RunOptions& options,
                      const at::TensorOptions& model) {
-  Context context{.path = options.path,
-                  .norm_eps = spec.norm_eps,
-                  .positions = input.positions,
-                  .rotations = {},
-                  .masks = {},
-                  .check_interrupt = options.check_interrupt};
+  Context context;
+  context.path = options.path;
+  context.norm_eps = spec.norm_eps;
+  context.positions = input.positions;
+  context.check_interrupt = options.check_interrupt;
   std::map<std::pair<double, std::int64_t>, Rotation> rotations;
   std::map<std::int64_t, Mask> masks;
   for (const LayerSpec& layer : spec.layers) {

@@ -20,8 +20,8 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
                      const at::TensorOptions& model);
 
 /// hook_logits, or the stream at the end of the extent.
-at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state, const Extent& extent,
-                   const ModelSpec& spec, const Weights& weights, const Context& context,
-                   hooks::Run& run);
+at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
+                   const Extent& extent, const ModelSpec& spec, const Weights& weights,
+                   const Context& context, hooks::Run& run);
 
 }  // namespace bezel::bridge

@@ -18,14 +18,15 @@ using NamedTensors = std::unordered_map<std::string, at::Tensor>;
 
 struct Input {
   at::Tensor tokens{};  // [batch pos] int64; undefined where embeddings stand alone
-  /// [batch pos d_model]: stands for hook_embed; with start_at_layer, the stream entering that block.
+  /// [batch pos d_model]: stands for hook_embed; with start_at_layer, the stream entering that
+  /// block.
   at::Tensor embeddings{};
   at::Tensor attention_mask{};  // [batch pos], 0 at padding; undefined: no padding
   at::Tensor position_ids{};    // [batch|1 pos] int64; undefined: counted from the mask
   /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: text.
   at::Tensor token_types{};
   std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
-  std::optional<std::int64_t> logits_to_keep{};                 // the last ones; nullopt: all
+  std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
   NamedTensors start_state{};
 };

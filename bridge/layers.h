@@ -31,7 +31,8 @@ struct Projections {
   at::Tensor q;     // [batch pos head d_head]
   at::Tensor k, v;  // [batch pos kv_head d_head]; undefined in layers that share
 };
-/// branch_input is hook_attn_in [batch pos d_model]. Fires ln1.*, hook_q_input … and attn.hook_q/k/v.
+/// branch_input is hook_attn_in [batch pos d_model]. Fires ln1.*, hook_q_input … and
+/// attn.hook_q/k/v.
 Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weights,
                         const AttentionSpec& spec, const Context& context, hooks::Tap tap);
 

@@ -32,7 +32,8 @@ at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const a
   const auto counted = (targets(labels, valid) != kIgnored).sum();
   if (counted.item<std::int64_t>() == 0) {
     throw ArgumentError(
-        "the loss has no pair of neighbouring valid tokens to average over; give at least two tokens");
+        "the loss has no pair of neighbouring valid tokens to average over; give at least two "
+        "tokens");
   }
   return loss_per_token(logits, labels, valid).sum() / counted;
 }

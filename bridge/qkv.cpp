@@ -26,8 +26,10 @@ void refuse_two_owners_of_ln1(Tap tap) {
   if (!tap.any_edits({"ln1.hook_scale", "ln1.hook_normalized"})) return;
   if (!tap.any_edits({"hook_q_input", "hook_k_input", "hook_v_input"})) return;
   throw ArgumentError(
-      "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited in one layer: an edited copy "
-      "of the stream gets a norm of its own, so the edit of ln1 would not reach it. Edit one of them");
+      "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited in one layer: an edited "
+      "copy "
+      "of the stream gets a norm of its own, so the edit of ln1 would not reach it. Edit one of "
+      "them");
 }
 
 }  // namespace
@@ -39,7 +41,8 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const bool owns_kv = !spec.donor.has_value();
   const std::int64_t n_q = spec.n_heads * spec.d_head;
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
-  const auto packed = at::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap), w.qkv);
+  const auto packed =
+      at::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap), w.qkv);
   const auto heads = [&](std::int64_t begin, std::int64_t length) {
     return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
   };
@@ -48,17 +51,17 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
     return project_copies(name, branch_input, n_heads, weights.ln1, rows, context, tap);
   };
   Projections own;
-  own.q = tap("attn.hook_q", tap.live("hook_q_input") ? copies("hook_q_input", spec.n_heads, 0)
-                                                      : heads(0, n_q));
+  own.q = tap("attn.hook_q",
+              tap.live("hook_q_input") ? copies("hook_q_input", spec.n_heads, 0) : heads(0, n_q));
   if (!owns_kv) return own;
-  own.k = tap("attn.hook_k", tap.live("hook_k_input")
-                                 ? copies("hook_k_input", spec.n_kv_heads, n_q)
-                                 : heads(n_q, n_k));
+  own.k = tap("attn.hook_k", tap.live("hook_k_input") ? copies("hook_k_input", spec.n_kv_heads, n_q)
+                                                      : heads(n_q, n_k));
   const std::int64_t v_row = spec.k_is_v ? n_q : n_q + n_k;
   const bool from_k = spec.k_is_v && !tap.live("hook_v_input");
-  own.v = tap("attn.hook_v", from_k                      ? own.k
-                             : tap.live("hook_v_input") ? copies("hook_v_input", spec.n_kv_heads, v_row)
-                                                        : heads(v_row, n_k));
+  own.v =
+      tap("attn.hook_v", from_k                     ? own.k
+                         : tap.live("hook_v_input") ? copies("hook_v_input", spec.n_kv_heads, v_row)
+                                                    : heads(v_row, n_k));
   return own;
 }
 

@@ -6,24 +6,20 @@
 #include <string>
 #include <vector>
 
+#include "bezel/bridge/ops/context.h"
+
 namespace bezel::bridge {
 
-/// Pairs (i, i + d_head/2) turn by position * theta^(-2i/d_head) for i < n_rotated_pairs; the
-/// others stand still ("proportional" RoPE).
-struct RopeSpec {
-  double theta = 1e4;
-  std::int64_t n_rotated_pairs = 0;
-  bool operator==(const RopeSpec&) const = default;
-};
+using ops::RopeSpec;
 
 struct AttentionSpec {
   std::int64_t n_heads = 0, n_kv_heads = 0, d_head = 0;
   /// Tokens a query sees, itself included; nullopt: all before it.
   std::optional<std::int64_t> window_tokens;
   RopeSpec rope;
-  bool k_is_v = false;        // values are taken from the key projection
-  std::optional<int> donor;   // the block whose keys and values this one reads
-  bool donates = false;       // later blocks read this one's keys and values
+  bool k_is_v = false;       // values are taken from the key projection
+  std::optional<int> donor;  // the block whose keys and values this one reads
+  bool donates = false;      // later blocks read this one's keys and values
 };
 
 struct MlpSpec {
@@ -50,7 +46,7 @@ struct ModelSpec {
   std::int64_t d_vocab_ple = 0;  // rows of their table
   std::int64_t max_positions = 0;
   double norm_eps = 1e-6;
-  bool tied_head = true;  // the unembedding is the embedding table
+  bool tied_head = true;          // the unembedding is the embedding table
   std::optional<double> softcap;  // of the logits
   Bidirectional bidirectional = Bidirectional::kNone;
   std::vector<std::int64_t> eos_token_ids;

@@ -16,8 +16,7 @@ at::Tensor by_kv_head(const at::Tensor& per_head, std::int64_t n_kv_heads) {
   return per_head.reshape({s[0], n_kv_heads, s[1] / n_kv_heads * s[2], s[3]});
 }
 
-at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                 const bridge::Mask& mask) {
+at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask) {
   const std::optional<at::Tensor> additive =
       mask.causal_only ? std::nullopt : std::optional(mask.additive);
   return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
@@ -34,10 +33,9 @@ double lowest(at::ScalarType type) {
 
 }  // namespace
 
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const bridge::Mask& mask, bridge::Path path, hooks::Tap tap) {
-  if (path != bridge::Path::kOpen &&
-      !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"})) {
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask,
+                  Path path, hooks::Tap tap) {
+  if (path != Path::kOpen && !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"})) {
     return fused(q, k, v, mask);
   }
   const std::int64_t n_kv_heads = k.size(2);
@@ -51,9 +49,9 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return at::matmul(by_kv_head(pattern, n_kv_heads), values).view(heads.sizes()).transpose(1, 2);
 }
 
-bridge::Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
-                       const at::Tensor& positions_valid, const at::Tensor& blocks,
-                       const at::TensorOptions& model_options) {
+Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
+               const at::Tensor& positions_valid, const at::Tensor& blocks,
+               const at::TensorOptions& model_options) {
   const auto places = at::arange(n_pos, model_options.dtype(at::kLong));
   const auto behind = places.unsqueeze(1) - places.unsqueeze(0);  // query minus key
   auto visible = (behind >= 0).unsqueeze(0);

@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "bezel/bridge/context.h"
+#include "bezel/bridge/ops/context.h"
 #include "bezel/hooks/tap.h"
 
 namespace bezel::ops {
@@ -11,13 +11,13 @@ namespace bezel::ops {
 /// q [batch q_pos head d_head], k and v [batch k_pos kv_head d_head] → z [batch q_pos head d_head].
 /// Scores are unscaled (Gemma 4's query norm carries the scale); query head h reads kv head
 /// h / (n_heads / n_kv_heads). Names: attn.hook_attn_scores, attn.hook_pattern.
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const bridge::Mask& mask, bridge::Path path, hooks::Tap tap);
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask,
+                  Path path, hooks::Tap tap);
 
 /// The additive mask of a layer. positions_valid [batch k_pos] bool, undefined: all valid.
 /// blocks [batch pos] int64: the image a token belongs to, -1: none; undefined: attend causally.
-bridge::Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
-                       const at::Tensor& positions_valid, const at::Tensor& blocks,
-                       const at::TensorOptions& model_options);
+Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
+               const at::Tensor& positions_valid, const at::Tensor& blocks,
+               const at::TensorOptions& model_options);
 
 }  // namespace bezel::ops

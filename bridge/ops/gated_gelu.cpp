@@ -7,7 +7,9 @@
 namespace bezel::ops {
 
 at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up) {
-  return (at::gelu(widened(gate), "tanh") * up).to(gate.scalar_type());
+  // One memory layout: gelu rounds differently where a row ends amid a vector register, and a hook
+  // that returns its value unchanged hands back a contiguous copy.
+  return (at::gelu(widened(gate).contiguous(), "tanh") * up).to(gate.scalar_type());
 }
 
 }  // namespace bezel::ops

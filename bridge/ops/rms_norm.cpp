@@ -24,21 +24,21 @@ at::Tensor library_norm(const at::Tensor& x, const at::Tensor& gain, double eps)
 
 }  // namespace
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context,
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings,
                     const NormHooks& names, hooks::Tap tap) {
-  if (context.path != bridge::Path::kOpen && !tap.any_live({names.scale, names.normalized})) {
-    return library_norm(x, gain, context.norm_eps);
+  if (settings.path != Path::kOpen && !tap.any_live({names.scale, names.normalized})) {
+    return library_norm(x, gain, settings.norm_eps);
   }
   const auto wide = widened(x);
-  const auto scale = tap(names.scale, root_mean_square(wide, context.norm_eps));
+  const auto scale = tap(names.scale, root_mean_square(wide, settings.norm_eps));
   const auto normalized = tap(names.normalized, wide / scale);
   return with_gain(normalized, gain).to(x.scalar_type());
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context) {
-  if (context.path != bridge::Path::kOpen) return library_norm(x, gain, context.norm_eps);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings) {
+  if (settings.path != Path::kOpen) return library_norm(x, gain, settings.norm_eps);
   const auto wide = widened(x);
-  return with_gain(wide / root_mean_square(wide, context.norm_eps), gain).to(x.scalar_type());
+  return with_gain(wide / root_mean_square(wide, settings.norm_eps), gain).to(x.scalar_type());
 }
 
 }  // namespace bezel::ops

@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "bezel/bridge/context.h"
+#include "bezel/bridge/ops/context.h"
 #include "bezel/hooks/tap.h"
 
 namespace bezel::ops {
@@ -15,10 +15,10 @@ struct NormHooks {
 
 /// x [… d] → [… d], in x's dtype. gain [d]; undefined for a weightless norm.
 /// Zhang & Sennrich 2019; Gemma 4 multiplies by the gain itself, not by 1 + gain.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context,
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings,
                     const NormHooks& names, hooks::Tap tap);
 
 /// The same for norms whose inside has no name.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const bridge::Context& context);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings);
 
 }  // namespace bezel::ops

@@ -6,8 +6,8 @@
 
 namespace bezel::ops {
 
-bridge::Rotation make_rotation(const at::Tensor& positions, const bridge::RopeSpec& spec,
-                               std::int64_t d_head, at::ScalarType model_type) {
+Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::int64_t d_head,
+                       at::ScalarType model_type) {
   const auto options = positions.options().dtype(wide_type(model_type));
   const auto exponents = at::arange(0, 2 * spec.n_rotated_pairs, 2, options) / d_head;
   const auto turning = at::pow(spec.theta, exponents).reciprocal();
@@ -16,7 +16,7 @@ bridge::Rotation make_rotation(const at::Tensor& positions, const bridge::RopeSp
   return {angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)};
 }
 
-at::Tensor rotate(const at::Tensor& x, const bridge::Rotation& rotation) {
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
   const auto halves = widened(x).chunk(2, -1);
   const auto& first = halves[0];
   const auto& second = halves[1];

@@ -3,15 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "bezel/bridge/context.h"
+#include "bezel/bridge/ops/context.h"
 
 namespace bezel::ops {
 
-/// Angles at positions [batch|1 pos] for heads of d_head, in float32 (or float64 for a float64 model).
-bridge::Rotation make_rotation(const at::Tensor& positions, const bridge::RopeSpec& spec,
-                               std::int64_t d_head, at::ScalarType model_type);
+/// Angles at positions [batch|1 pos] for heads of d_head, in float32 (or float64 for a float64
+/// model).
+Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::int64_t d_head,
+                       at::ScalarType model_type);
 
 /// x [batch pos head d_head] → the same, turned by its position, in x's dtype, rounded once.
-at::Tensor rotate(const at::Tensor& x, const bridge::Rotation& rotation);
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
 }  // namespace bezel::ops

@@ -1,0 +1,39 @@
+// What the ops of one run share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace bezel::ops {
+
+/// Which form of each op runs: a library kernel where nothing hidden is asked for, or always the
+/// open one.
+enum class Path : std::uint8_t { kAutomatic, kOpen };
+
+struct Settings {
+  Path path = Path::kAutomatic;
+  double norm_eps = 1e-6;
+};
+
+/// Pairs (i, i + d_head/2) turn by position * theta^(-2i/d_head) for i < n_rotated_pairs; the
+/// others stand still ("proportional" RoPE).
+struct RopeSpec {
+  double theta = 1e4;
+  std::int64_t n_rotated_pairs = 0;
+  bool operator==(const RopeSpec&) const = default;
+};
+
+/// cos and sin of each pair's angle.
+struct Rotation {
+  at::Tensor cos, sin;  // [batch|1 pos 1 d_head/2], float32 (float64 in a float64 model)
+};
+
+/// Which keys a query sees.
+struct Mask {
+  at::Tensor
+      additive;  // [batch|1 1 q_pos k_pos], 0 or the lowest finite value, in the model's dtype
+  bool causal_only = false;  // nothing but the causal rule: kernels can skip what it hides
+};
+
+}  // namespace bezel::ops
