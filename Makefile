@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format bench parity fuzz clean
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench parity fuzz clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ format: setup-lint  ## rewrite the sources as lint wants them
 	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format -i
 	@$(PYTHON_IN_VENV) -m ruff check --fix .
 	@$(PYTHON_IN_VENV) -m ruff format .
+
+names: configure  ## after a change of hooks/hook_points.h: the names that Python knows
+	@$(CMAKE_BUILD) --target list_hook_points
+	@$(BUILD)/hooks/list_hook_points python > python/bezel/hook_names.py
 
 bench: build  ## the speed tables
 	@$(PYTHON_IN_VENV) tests/bench/bench.py

@@ -29,10 +29,7 @@ TOP_LEVEL = {
 LADDER = {
     "hooks/store/": ("hooks/store/", "hooks/error.h", "hooks/axes.h", "hooks/hook_points.h"),
     "hooks/": ("hooks/",),
-    # Ops take the plain data of a run (spec.h, context.h), never the functions above them.
     "bridge/ops/": ("bridge/ops/", "hooks/"),
-    "bridge/spec.h": ("hooks/",),
-    "bridge/context.h": ("bridge/spec.h", "hooks/"),
     "bridge/": ("bridge/", "hooks/"),
     "adapters/checkpoint/": ("adapters/checkpoint/", "hooks/error.h"),
     "adapters/": ("adapters/", "bridge/", "hooks/"),
