@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from support.fixtures import RECIPES
+
 Tensors = dict[str, torch.Tensor]
 _LAYER = re.compile(r"(.*\.)?layers\.(\d+)\.")
 
@@ -130,6 +132,42 @@ def add_explicit_head(folder: Path) -> None:
     save_tensors(folder, tensors | {"lm_head.weight": head.clone()})
 
 
+def untie_head(folder: Path) -> None:
+    """A head of its own; the values change, so the reference does."""
+    tensors = load_tensors(folder)
+    embedding = tensors[_text_prefix(tensors) + "embed_tokens.weight"]
+    save_tensors(folder, tensors | {"lm_head.weight": embedding.roll(1, dims=0).clone()})
+    config = read_config(folder)
+    config["tie_word_embeddings"] = text_part(config)["tie_word_embeddings"] = False
+    write_config(folder, config)
+
+
+def add_unrelated_tensors(folder: Path) -> None:
+    """Names that no part of the text model has, one of them of a dtype that is not read."""
+    tensors = load_tensors(folder)
+    other = {
+        "model.some_tower.layers.0.weight": torch.ones(3, 2),
+        "optimizer.state": torch.ones(2, dtype=torch.int8),
+        "empty": torch.ones(0, 4),
+    }
+    save_tensors(folder, tensors | other)
+
+
+def wrap(folder: Path) -> None:
+    """A text-only checkpoint as the text part of a multimodal one without its towers."""
+    config = read_config(folder)
+    top = {name: config.pop(name) for name in ("architectures", "tie_word_embeddings", "dtype")}
+    top["architectures"] = ["Gemma4ForConditionalGeneration"]
+    write_config(folder, top | {"model_type": "gemma4", "text_config": config})
+    tensors = load_tensors(folder)
+    prefix = _text_prefix(tensors)
+    inner = prefix + "language_model."
+    save_tensors(
+        folder,
+        {name.replace(prefix, inner, 1): tensor for name, tensor in tensors.items()},
+    )
+
+
 def as_bfloat16(folder: Path) -> None:
     """Every tensor rounded to bfloat16, as published; the values change, so the reference does."""
     tensors = load_tensors(folder)
@@ -139,7 +177,7 @@ def as_bfloat16(folder: Path) -> None:
     write_config(folder, config)
 
 
-def with_class_layout(folder: Path) -> None:
+def use_class_layout(folder: Path) -> None:
     """Unified checkpoints: the vision embedder's tensors under the class's own names."""
     at = "model.embed_vision."
     projection = at + "multimodal_embedder.embedding_projection"
@@ -157,6 +195,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "sharded": (shard,),
     "joint_projections": (join_projections,),
     "unused_keys_and_values": (add_unused_keys_and_values,),
+    "unrelated_tensors": (add_unrelated_tensors,),
     "explicit_head": (add_explicit_head,),
     "as_published": (
         rewrite_config_as_published,
@@ -164,7 +203,23 @@ FORMS: dict[str, tuple[Form, ...]] = {
         add_explicit_head,
         shard,
     ),
+    "wrapped": (wrap,),
+    "class_layout": (use_class_layout,),
+    "untied": (untie_head,),
+    "bfloat16": (as_bfloat16,),
 }
+OTHER_VALUES = ("untied", "bfloat16")  # these have a reference of their own
+_ONLY_FOR = {"wrapped": ("none",), "class_layout": ("unified",)}
+
+
+def forms_of(name: str) -> list[str]:
+    """The forms that the checkpoint of a recipe can take with its values unchanged."""
+    wrapper = RECIPES[name].wrapper
+    return [
+        form
+        for form in FORMS
+        if form not in OTHER_VALUES and wrapper in _ONLY_FOR.get(form, (wrapper,))
+    ]
 
 
 def in_form(folder: Path, form: str, target: Path) -> Path:

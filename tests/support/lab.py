@@ -39,11 +39,7 @@ class Lab:
         """The checkpoint, as transformers saves it or in another valid form."""
         if form == "saved":
             return fixtures.make(name, self.root)
-        target = self.root / f"{name}-{form}"
-        if form == "bfloat16":
-            checkpoint_forms.as_bfloat16(checkpoint_forms.copy_of(self.folder(name), target))
-            return target
-        return checkpoint_forms.in_form(self.folder(name), form, target)
+        return checkpoint_forms.in_form(self.folder(name), form, self.root / f"{name}-{form}")
 
     def _reference(
         self,
