@@ -69,14 +69,6 @@ at::Tensor own_copy(const at::Tensor& part, const at::Tensor& value) {
   return part.contiguous();
 }
 
-// Owned by the cache alone: shared only where nothing else can write to it or holds more memory.
-at::Tensor kept(const at::Tensor& value, const HookPoint& point, const Request& request) {
-  const at::Tensor part = part_of(value, point, request);
-  const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
-  const bool only_ours = whole && !value.requires_grad() && point.type != ValueType::kInt64;
-  return only_ours ? part : own_copy(part, value);
-}
-
 }  // namespace
 
 Run::Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions, int step)
@@ -95,10 +87,19 @@ at::Tensor Run::fire(SiteRow at, at::Tensor value) {
   return value;
 }
 
-void Run::record(SiteRow at, const at::Tensor& value) const {
+void Run::record(SiteRow at, const at::Tensor& value) {
   const auto first = plan_->same_as(at);
-  cache_->put(plan_->name(at),
-              first ? cache_->at(plan_->name(*first)) : kept(value, at.point(), plan_->request()));
+  cache_->put(plan_->name(at), first ? cache_->at(plan_->name(*first)) : kept(at, value));
+}
+
+// Owned by the cache alone and by one of its values: taken as it is only where nothing else can
+// write to it, and where it holds no more memory than it shows.
+at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
+  const at::Tensor part = part_of(value, at.point(), plan_->request());
+  const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
+  const bool only_ours = whole && !value.requires_grad() && at.point().type != ValueType::kInt64;
+  const bool first = only_ours && taken_.insert(part.storage().unsafeGetStorageImpl()).second;
+  return first ? part : own_copy(part, value);
 }
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) const {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <unordered_set>
 
 #include "bezel/hooks/cache.h"
 #include "bezel/hooks/plan.h"
@@ -25,11 +26,13 @@ class Run {
 
  private:
   at::Tensor edited(SiteRow at, at::Tensor value) const;
-  void record(SiteRow at, const at::Tensor& value) const;
+  void record(SiteRow at, const at::Tensor& value);
+  at::Tensor kept(SiteRow at, const at::Tensor& value);
   at::Tensor watched(SiteRow at, const at::Tensor& value) const;
 
   std::shared_ptr<const Plan> plan_;
   std::shared_ptr<ActivationCache> cache_;
+  std::unordered_set<const c10::StorageImpl*> taken_;  // storages that the cache holds as they are
   at::Tensor positions_, key_positions_;
   int step_;
 };

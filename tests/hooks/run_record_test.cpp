@@ -92,6 +92,14 @@ TEST(RunRecord, APositionSliceCutsPosAndQueryAxesAndNeverKeyAxes) {
   EXPECT_EQ(run.cached(kZ).storage().nbytes(), run.cached(kZ).nbytes());
 }
 
+TEST(RunRecord, ViewsOfOneTensorUnderTwoNamesGetACopyEach) {
+  ToyRun run({.names = {"blocks.1.hook_resid_mid", "blocks.1.mlp.hook_out"}});
+  const auto value = toy_value("blocks.1.hook_resid_mid");
+  run.fire("blocks.1.hook_resid_mid", value);
+  run.fire("blocks.1.mlp.hook_out", value.view_as(value));
+  EXPECT_EQ(run.cache_bytes(), run.plan().cache_bytes());
+}
+
 TEST(RunRecord, TwoNamesOfOneValueShareOneCopy) {
   for (const Request& request : {Request{}, Request{.pos_slice = PosSlice{.start = -2, .stop = {}}},
                                  Request{.dtype = at::kDouble}}) {
