@@ -43,8 +43,8 @@ demo: package  ## look inside a trained miniature, or MODEL=<folder of a Gemma 4
 	@$(PYTHON_IN_VENV) -m bezel.demo $(MODEL)
 
 test: build  ## all tests: C++ (ctest) and Python (pytest)
-	@ctest --test-dir $(BUILD) --output-on-failure; cpp=$$?; \
-	 $(PYTHON_IN_VENV) -m pytest -q tests; python=$$?; \
+	@ctest --test-dir $(BUILD) --parallel $(JOBS) --output-on-failure; cpp=$$?; \
+	 $(PYTHON_IN_VENV) -m pytest -q; python=$$?; \
 	 exit $$((cpp ? cpp : python))
 
 lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed files

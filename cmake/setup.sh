@@ -67,7 +67,7 @@ check_tools() {  # where there is no dpkg: programs and headers instead of packa
     command -v "$tool" >/dev/null || absent+=("$tool")
   done
   for tool in nlohmann/json.hpp gtest/gtest.h benchmark/benchmark.h; do
-    echo "#include <$tool>" | c++ -x c++ -std=c++20 -fsyntax-only - 2>/dev/null || absent+=("$tool")
+    ! command -v c++ >/dev/null || echo "#include <$tool>" | c++ -x c++ -std=c++20 -fsyntax-only - 2>/dev/null || absent+=("$tool")
   done
   find_python >/dev/null || absent+=("Python 3.11 or newer with venv and headers")
   if ((${#absent[@]})); then
