@@ -29,7 +29,7 @@ std::vector<Case> cases() {
 
 struct Heads {
   at::Tensor q, k, v;
-  bridge::Mask mask;
+  Mask mask;
   Rule rule;
 };
 
@@ -55,7 +55,7 @@ Stages by_loops(const Heads& h) {
   return {pattern, mix_by_loops(pattern, h.v)};
 }
 
-at::Tensor attended(const Heads& h, bridge::Path path, hooks::Tap tap = {}) {
+at::Tensor attended(const Heads& h, Path path, hooks::Tap tap = {}) {
   return attend(h.q, h.k, h.v, h.mask, path, tap);
 }
 
@@ -73,7 +73,7 @@ TEST(Attend, ScoresAndPatternAreThoseOfTheLoops) {
   for (const Case& c : cases()) {
     const Heads h = heads(c, at::kDouble);
     OneOp op({.names = {kScores, kPattern}});
-    attended(h, bridge::Path::kAutomatic, op.tap());
+    attended(h, Path::kAutomatic, op.tap());
     const auto want = hidden_by_rule(dots_by_loops(h.q, h.k).sum, h.rule);
     const auto seen = want > std::numeric_limits<double>::lowest();
     const auto got = op.cached(kScores);
@@ -89,7 +89,7 @@ TEST(Attend, InBfloat16EachStageOfTheOpenFormIsWithinOneUnitOfItsFloat64Result) 
   for (const Case& c : cases()) {
     const Heads h = heads(c, at::kBFloat16);
     OneOp op({.names = {kScores, kPattern}});
-    const auto z = attended(h, bridge::Path::kOpen, op.tap());
+    const auto z = attended(h, Path::kOpen, op.tap());
     const auto scores = op.cached(kScores), pattern = op.cached(kPattern);
     const auto [dots, terms] = dots_by_loops(h.q, h.k);
     const auto seen = hidden_by_rule(dots, h.rule) > std::numeric_limits<double>::lowest();
@@ -107,7 +107,7 @@ TEST(Attend, InBfloat16TheFusedFormErrsOneUnitForItsProbabilitiesAndOneForItsRes
   for (const Case& c : cases()) {
     const Heads h = heads(c, at::kBFloat16);
     const auto [sum, sizes] = by_loops(h).z;
-    const auto got = numbers(attended(h, bridge::Path::kAutomatic));
+    const auto got = numbers(attended(h, Path::kAutomatic));
     const auto want = numbers(sum), terms = numbers(sizes);
     for (std::size_t i = 0; i < got.size(); ++i) {
       ASSERT_LE(std::abs(got[i] - want[i]), 2 * unit(terms[i], at::kBFloat16))
@@ -122,10 +122,10 @@ TEST(Attend, TheFusedFormErrsAtMostTwiceAsMuchAsTheOpenOne) {
          {Case{33, 4, 2, 8, kWindow}, Case{33, 4, 1, 16, {}}, Case{200, 4, 2, 64, 17}}) {
       const Heads h = heads(c, type);
       const auto want = by_loops(h).z.sum;
-      const auto error = [&](bridge::Path path) {
+      const auto error = [&](Path path) {
         return (attended(h, path).to(at::kDouble) - want).pow(2).mean().sqrt().item<double>();
       };
-      EXPECT_LE(error(bridge::Path::kAutomatic), 2 * error(bridge::Path::kOpen));
+      EXPECT_LE(error(Path::kAutomatic), 2 * error(Path::kOpen));
     }
   }
 }
@@ -139,7 +139,7 @@ TEST(Attend, AFullyMaskedRowIsUniformAndHarmlessInBothForms) {
       const Heads h = heads({7, 4, 2, 8, window}, type, valid);
       for (const auto path : kBothPaths) expect_close(attended(h, path), by_loops(h).z.sum, bound);
       OneOp op({.names = {kPattern}});
-      attended(h, bridge::Path::kOpen, op.tap());
+      attended(h, Path::kOpen, op.tap());
       const auto row = op.cached(kPattern).to(at::kDouble)[0][1][1];
       EXPECT_TRUE(at::allclose(row, at::full({7}, 1.0 / 7, at::kDouble), 1e-2));
     }
@@ -153,16 +153,16 @@ TEST(Attend, EditsOfScoresAndPatternReachTheResult) {
   };
   OneOp scores({.edits = {hooks::edit(kScores, uniform)}});
   const auto mean = h.v.mean(1, true).repeat_interleave(2, 2).expand({2, 6, 4, 8});
-  expect_close(attended(h, bridge::Path::kAutomatic, scores.tap()), mean, 1e-14);
+  expect_close(attended(h, Path::kAutomatic, scores.tap()), mean, 1e-14);
   OneOp pattern({.edits = {hooks::edit(kPattern, uniform)}});
-  const auto nothing = attended(h, bridge::Path::kAutomatic, pattern.tap());
+  const auto nothing = attended(h, Path::kAutomatic, pattern.tap());
   EXPECT_EQ(nothing.abs().max().item<double>(), 0.0);
 }
 
 TEST(Attend, ScoresAreNotDividedByTheRootOfTheHeadWidth) {
   const auto q = at::ones({1, 1, 1, 64}, at::kDouble);
   OneOp op({.names = {kScores}});
-  attend(q, q, q, make_mask(1, {}, {}, {}, q.options()), bridge::Path::kOpen, op.tap());
+  attend(q, q, q, make_mask(1, {}, {}, {}, q.options()), Path::kOpen, op.tap());
   EXPECT_EQ(op.cached(kScores).item<double>(), 64.0);
 }
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "bezel/bridge/context.h"
+#include "bezel/bridge/ops/context.h"
 
 namespace bezel::ops {
 
@@ -60,12 +60,12 @@ inline void expect_close(const at::Tensor& got, const at::Tensor& want, double r
   EXPECT_LE(far, relative * want.abs().max().item<double>());  // false for NaN
 }
 
-inline bridge::Context context_of(bridge::Path path) {
-  bridge::Context context;
-  context.path = path;
-  return context;
+inline Settings settings_of(Path path) {
+  Settings settings;
+  settings.path = path;
+  return settings;
 }
 
-inline const std::vector<bridge::Path> kBothPaths = {bridge::Path::kOpen, bridge::Path::kAutomatic};
+inline const std::vector<Path> kBothPaths = {Path::kOpen, Path::kAutomatic};
 
 }  // namespace bezel::ops

@@ -35,10 +35,10 @@ at::Tensor gains(std::int64_t d, at::ScalarType type) {
   return (at::rand({d}, at::kDouble) * 4 - 1).to(type);
 }
 
-class RmsNorm : public ::testing::TestWithParam<bridge::Path> {
+class RmsNorm : public ::testing::TestWithParam<Path> {
  protected:
   void SetUp() override { at::manual_seed(1); }
-  bridge::Context context_ = context_of(GetParam());
+  Settings settings_ = settings_of(GetParam());
 };
 
 TEST_P(RmsNorm, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
@@ -46,8 +46,8 @@ TEST_P(RmsNorm, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
     const auto x = rows(d, at::kBFloat16);
     const auto gain = gains(d, at::kBFloat16);
     const auto want = by_loops(x, gain), plain = by_loops(x, {});
-    expect_one_unit(rms_norm(x, gain, context_), want, want.abs());
-    expect_one_unit(rms_norm(x, {}, context_), plain, plain.abs());
+    expect_one_unit(rms_norm(x, gain, settings_), want, want.abs());
+    expect_one_unit(rms_norm(x, {}, settings_), plain, plain.abs());
   }
 }
 
@@ -55,15 +55,15 @@ TEST_P(RmsNorm, InFloat32AndFloat64FollowsTheLoops) {
   for (const std::int64_t d : {1, 31, 32, 33, 1536}) {
     for (const auto& [type, bound] : {std::pair{at::kFloat, 4e-7}, {at::kDouble, 1e-15}}) {
       const auto x = rows(d, type), gain = gains(d, type);
-      expect_close(rms_norm(x, gain, context_), by_loops(x, gain), bound);
-      expect_close(rms_norm(x, {}, context_), by_loops(x, {}), bound);
+      expect_close(rms_norm(x, gain, settings_), by_loops(x, gain), bound);
+      expect_close(rms_norm(x, {}, settings_), by_loops(x, {}), bound);
     }
   }
 }
 
 TEST_P(RmsNorm, ARowOfZerosStaysZero) {
   const auto zeros = at::zeros({2, 8}, at::kBFloat16);
-  EXPECT_EQ(rms_norm(zeros, {}, context_).abs().max().item<double>(), 0.0);
+  EXPECT_EQ(rms_norm(zeros, {}, settings_).abs().max().item<double>(), 0.0);
 }
 
 INSTANTIATE_TEST_SUITE_P(BothPaths, RmsNorm, ::testing::ValuesIn(kBothPaths));
@@ -74,7 +74,9 @@ TEST(RmsNormNames, ScaleIsTheRootMeanSquareAndNormalizedTimesScaleIsTheInput) {
   at::manual_seed(2);
   OneOp op({.names = {"blocks.0.ln1.*"}});
   const auto x = rows(33, at::kBFloat16).unsqueeze(0);
-  rms_norm(x, gains(33, at::kBFloat16), context_of(bridge::Path::kAutomatic), kNames, op.tap());
+  const auto gain = gains(33, at::kBFloat16);
+  const auto got = rms_norm(x, gain, settings_of(Path::kAutomatic), kNames, op.tap());
+  expect_one_unit(got, by_loops(x, gain), by_loops(x, gain).abs());
   const auto scale = op.cached("blocks.0.ln1.hook_scale");
   const auto normalized = op.cached("blocks.0.ln1.hook_normalized");
   EXPECT_EQ(scale.scalar_type(), at::kFloat);
@@ -88,11 +90,11 @@ TEST(RmsNormNames, EditsOfScaleAndNormalizedReachTheResult) {
   const auto x = at::randn({1, 4, 8}, at::kDouble), gain = gains(8, at::kDouble);
   const auto half = [](const at::Tensor& value, const hooks::HookSite&) { return value / 2; };
   const auto plain = by_loops(x, gain);
-  const auto context = context_of(bridge::Path::kAutomatic);
+  const auto settings = settings_of(Path::kAutomatic);
   OneOp scale({.edits = {hooks::edit("blocks.0.ln1.hook_scale", half)}});
-  expect_close(rms_norm(x, gain, context, kNames, scale.tap()), plain * 2, 1e-15);
+  expect_close(rms_norm(x, gain, settings, kNames, scale.tap()), plain * 2, 1e-15);
   OneOp normalized({.edits = {hooks::edit("blocks.0.ln1.hook_normalized", half)}});
-  expect_close(rms_norm(x, gain, context, kNames, normalized.tap()), plain / 2, 1e-15);
+  expect_close(rms_norm(x, gain, settings, kNames, normalized.tap()), plain / 2, 1e-15);
 }
 
 }  // namespace

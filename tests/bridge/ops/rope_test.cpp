@@ -5,9 +5,6 @@
 namespace bezel::ops {
 namespace {
 
-using bridge::RopeSpec;
-using bridge::Rotation;
-
 struct Head {
   std::int64_t d_head;
   RopeSpec spec;
