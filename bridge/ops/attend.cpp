@@ -1,6 +1,7 @@
 #include "bezel/bridge/ops/attend.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <limits>
 #include <optional>
@@ -25,6 +26,15 @@ at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, 
       .transpose(1, 2);
 }
 
+// cuDNN's backward with an explicit mask gives NaN gradients on Hopper: the open form then.
+bool can_fuse(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, Path path,
+              hooks::Tap tap) {
+  const bool differentiates =
+      c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+  return path != Path::kOpen && !(q.is_cuda() && differentiates) &&
+         !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"});
+}
+
 double lowest(at::ScalarType type) {
   if (type == at::kDouble) return std::numeric_limits<double>::lowest();
   if (type == at::kBFloat16) return static_cast<float>(std::numeric_limits<at::BFloat16>::lowest());
@@ -35,9 +45,7 @@ double lowest(at::ScalarType type) {
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask,
                   Path path, hooks::Tap tap) {
-  if (path != Path::kOpen && !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"})) {
-    return fused(q, k, v, mask);
-  }
+  if (can_fuse(q, k, v, path, tap)) return fused(q, k, v, mask);
   const std::int64_t n_kv_heads = k.size(2);
   const auto heads = q.transpose(1, 2);  // [batch head q_pos d_head]
   const auto keys = k.permute({0, 2, 3, 1});

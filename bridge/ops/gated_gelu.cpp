@@ -9,7 +9,10 @@ namespace bezel::ops {
 at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up) {
   // One memory layout: gelu rounds differently where a row ends amid a vector register, and a hook
   // that returns its value unchanged hands back a contiguous copy.
-  return (at::gelu(widened(gate).contiguous(), "tanh") * up).to(gate.scalar_type());
+  auto y = widened(gate).contiguous();
+  y = at::gelu(y, "tanh");  // one step a statement: each frees what the one before it made
+  y = y * up;
+  return y.to(gate.scalar_type());
 }
 
 }  // namespace bezel::ops

@@ -77,6 +77,7 @@ def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | s
         unit_scale=True,
         delay=_SECONDS_BEFORE_BAR,
         leave=False,
+        disable=None,  # where nobody watches
     ) as bar:
 
         def on_progress(done: int, total: int) -> None:
