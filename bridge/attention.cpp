@@ -2,6 +2,7 @@
 
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/attend.h"
+#include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/rms_norm.h"
 #include "bezel/bridge/ops/rope.h"
 
@@ -23,9 +24,13 @@ KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
 
 // z [batch pos head d_head] → attn.hook_out; head by head only where somebody looks at the heads.
 at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Tap tap) {
-  if (!tap.live("attn.hook_result")) return at::linear(z.flatten(2), weight);
+  const auto out = at::linear(z.flatten(2), weight);
+  if (!tap.live("attn.hook_result")) return out;
   const auto per_head = weight.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
-  return tap("attn.hook_result", at::einsum("bshd,mhd->bshm", {z, per_head})).sum(2);
+  const auto result = at::einsum("bshd,mhd->bshm", {z, per_head});
+  // Only what a hook changed: an edit that changes nothing leaves `out` as it is, bit for bit.
+  const auto change = ops::widened(tap("attn.hook_result", result)) - ops::widened(result);
+  return (ops::widened(out) + change.sum(2)).to(out.scalar_type());
 }
 
 }  // namespace
