@@ -23,9 +23,10 @@ at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,
                                {"ln2.hook_scale", "ln2.hook_normalized"}, tap),
                  weights.mlp, tap);
   if (weights.moe) {
+    // Two statements: C++ leaves open which operand of a + is computed, and tapped, first.
     sum = ops::rms_norm(sum, weights.moe->ln2_dense_post, context,
-                        {"ln2_dense_post.hook_scale", "ln2_dense_post.hook_normalized"}, tap) +
-          experts(branch_input, *weights.moe, *spec.moe, context, tap);
+                        {"ln2_dense_post.hook_scale", "ln2_dense_post.hook_normalized"}, tap);
+    sum = sum + experts(branch_input, *weights.moe, *spec.moe, context, tap);
   }
   return tap("hook_mlp_out",
              ops::rms_norm(sum, weights.ln2_post, context,
