@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <sstream>
 #include <utility>
+#include <vector>
 
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/attend.h"
@@ -22,12 +24,16 @@ at::Tensor leaf_if_watched(at::Tensor value, const Run& run) {
   return value.detach().requires_grad_(true);
 }
 
-// A copy: what the run hands out must not be the caller's own tensor.
-at::Tensor from_start_state(const NamedTensors& state, const std::string& name,
-                            const std::string& why) {
-  const auto found = state.find(name);
-  if (found != state.end()) return found->second.clone();
-  throw ArgumentError("start_at_layer needs \"" + name + "\" in start_state: " + why);
+// In the model's dtype, and a copy: what the run hands out must not be the caller's own tensor.
+at::Tensor taken(const at::Tensor& given, const std::string& name, at::IntArrayRef shape,
+                 const at::Tensor& like) {
+  if (given.sizes() == shape && given.is_floating_point()) {
+    return given.to(like.device(), like.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  }
+  std::ostringstream text;
+  text << "start_state \"" << name << "\" is " << given.scalar_type() << " " << given.sizes()
+       << "; wanted floats " << shape;
+  throw ArgumentError(text.str());
 }
 
 struct Embedded {
@@ -59,25 +65,42 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
   if (spec.d_ple == 0) return result;
   const auto given = start_state.find("ple.hook_inputs");
   if (given != start_state.end()) {
-    result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(given->second, run));
-  } else {
-    result.ple_inputs = per_layer_inputs(tokens, result.stream, spec, *weights.ple, context, tap);
+    const std::vector<std::int64_t> shape = {input.n_batch, input.n_pos, spec.n_layers, spec.d_ple};
+    auto inputs = taken(given->second, given->first, shape, weights.embed);
+    result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(std::move(inputs), run));
+    return result;
   }
+  // In the middle, the stream is not what the embeddings were.
+  const auto embeddings = input.first_layer > 0 ? embed_tokens(tokens, weights) : result.stream;
+  result.ple_inputs = per_layer_inputs(tokens, embeddings, spec, *weights.ple, context, tap);
   return result;
 }
 
+// Keys and values of a block that this run does not compute.
+KeysValues donated_by(int donor, int reader, const PreparedInput& input,
+                      const NamedTensors& start_state, const ModelSpec& spec,
+                      const Weights& weights) {
+  const AttentionSpec& attention = spec.layers[donor].attention;
+  const std::vector<std::int64_t> shape = {input.n_batch, input.n_pos, attention.n_kv_heads,
+                                           attention.d_head};
+  const auto value = [&](const char* row) {
+    const std::string name = "blocks." + std::to_string(donor) + "." + row;
+    const auto found = start_state.find(name);
+    if (found != start_state.end()) return taken(found->second, name, shape, weights.embed);
+    throw ArgumentError("start_at_layer needs \"" + name + "\" in start_state: block " +
+                        std::to_string(reader) + " reads the keys and values of block " +
+                        std::to_string(donor) + ", which this run does not compute");
+  };
+  return {value("attn.hook_rot_k"), value("attn.hook_v_normed")};
+}
+
 DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start_state,
-                           const Extent& extent, const ModelSpec& spec) {
+                           const Extent& extent, const ModelSpec& spec, const Weights& weights) {
   DonatedKeys donated(spec.layers.size());
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     const auto donor = spec.layers[layer].attention.donor;
     if (!donor || *donor >= input.first_layer || donated[*donor]) continue;
-    const std::string prefix = "blocks." + std::to_string(*donor) + ".attn.";
-    const std::string why = "block " + std::to_string(layer) +
-                            " reads the keys and values of block " + std::to_string(*donor) +
-                            ", which this run does not compute";
-    donated[*donor] = KeysValues{from_start_state(start_state, prefix + "hook_rot_k", why),
-                                 from_start_state(start_state, prefix + "hook_v_normed", why)};
+    donated[*donor] = donated_by(*donor, layer, input, start_state, spec, weights);
   }
   return donated;
 }
@@ -114,7 +137,7 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
 at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
                    const Extent& extent, const ModelSpec& spec, const Weights& weights,
                    const Context& context, hooks::Run& run) {
-  DonatedKeys donated = donated_before(input, start_state, extent, spec);
+  DonatedKeys donated = donated_before(input, start_state, extent, spec, weights);
   auto [stream, ple_inputs] = embed(input, start_state, spec, weights, context, run);
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     if (context.check_interrupt) context.check_interrupt();
