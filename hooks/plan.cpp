@@ -3,6 +3,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "bezel/hooks/error.h"
@@ -142,12 +143,14 @@ PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
 }
 
 void Plan::plan_values(const RunShape& shape) {
-  std::map<std::pair<int, int>, SiteRow> first_of;  // by origin
+  // By origin, and by shape: pos_slice cuts a donor's keys and not those of its sharers.
+  std::map<std::tuple<int, int, std::vector<std::int64_t>>, SiteRow> first_of;
   for (const SiteRow at : inventory_->rows()) {
     if (!sites_[at.site].record[static_cast<std::size_t>(at.row)]) continue;
     PlannedValue value = planned(at, shape);
     const SiteRow from = origin(at);
-    const auto [first, is_first] = first_of.emplace(std::pair{from.site, from.row}, at);
+    const auto [first, is_first] =
+        first_of.emplace(std::tuple{from.site, from.row, value.shape}, at);
     if (!is_first) {
       same_as_.emplace(std::pair{at.site, at.row}, first->second);
       value.shares_with = name(first->second);
