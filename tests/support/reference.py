@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -234,7 +234,7 @@ def capture(
     input_ids: torch.Tensor,
     attention_mask: Any = None,
     position_ids: torch.Tensor | None = None,
-    names: Collection[str] | None = None,
+    embeddings: torch.Tensor | None = None,
     **forward_arguments: Any,
 ) -> Values:
     """Runs the model and returns its values by name.
@@ -246,9 +246,15 @@ def capture(
         attention_mask: [batch pos], or a dict of additive masks [batch 1 q_pos k_pos] by type.
         position_ids: [batch pos]. With a mask and left padding, pass `positions_from(mask)`: the
             reference would count the padding.
-        names: the names to keep; None keeps all, the on-demand ones too.
+        embeddings: [batch pos d_model], in place of those of the ids.
+
+    Returns:
+        Every name of the model, the on-demand ones too.
     """
     recorder = Recorder(model, *input_ids.shape)
+    if embeddings is not None:
+        embed = recorder.text.embed_tokens
+        recorder.handles.append(embed.register_forward_hook(lambda *_: embeddings))
     with recorder.attached():
         output: Any = model(
             input_ids=input_ids,
@@ -266,9 +272,7 @@ def capture(
     if "ple.hook_token" in values:
         slices = [values[f"blocks.{i}.ple.hook_input"] for i in range(len(layers))]
         values["ple.hook_inputs"] = torch.stack(slices, dim=2)
-    if names is None:
-        return values
-    return {name: values[name] for name in names}
+    return values
 
 
 def positions_from(attention_mask: torch.Tensor) -> torch.Tensor:
