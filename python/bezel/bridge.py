@@ -207,11 +207,17 @@ class Bridge:
         Example:
             >>> logits, cache = b.run_with_cache("A and B", names_filter="blocks.*.attn.hook_z")
         """
+        backward_at_once = incl_bwd and arguments.get("return_type") == "loss"
+        if incl_bwd and not backward_at_once and not return_cache_object:
+            raise ArgumentError(
+                "incl_bwd: the gradients of a later backward() cannot reach a plain dict; leave "
+                'return_cache_object=False out, or take return_type="loss"'
+            )
         request = _C.Request()
         for chosen in selectors(names_filter):
             request.record(chosen)
         request.gradients = incl_bwd
-        request.device = None if device is None else torch.device(device)
+        request.device = None if device is None else loading.find_device(device)
         request.dtype = dtype
         if pos_slice is not None:
             request.keep_positions(*_start_stop_step(pos_slice))
@@ -219,7 +225,7 @@ class Bridge:
         add_hooks(request, fwd_hooks or [], "fwd", contexts)
         add_hooks(request, bwd_hooks or [], "bwd", contexts)
         run = self._run(input, request, arguments)
-        if incl_bwd and arguments.get("return_type") == "loss":
+        if backward_at_once:
             assert isinstance(run.result, torch.Tensor)
             torch.autograd.backward(run.result.sum())
         cache = ActivationCache(run.cache, self.cfg.n_layers)

@@ -36,7 +36,8 @@ class ActivationCache(Mapping[str, torch.Tensor]):
                 f'"{full}" is not among the {len(self)} values of this cache; ask for it in '
                 f"names_filter. It has {self._some_names()}"
             )
-        return self._values.at(full)
+        value = self._values.at(full)
+        return value if self.has_batch_dim else value[0]
 
     def __contains__(self, name: object) -> bool:
         if isinstance(name, str | tuple):
@@ -63,16 +64,13 @@ class ActivationCache(Mapping[str, torch.Tensor]):
 
     def remove_batch_dim(self) -> ActivationCache:
         """A cache without the batch axis. Raises ArgumentError when the batch has several rows."""
-        if not self.has_batch_dim:
-            return self
-        rows = _C.ActivationCache()
-        for name, value in self._values.items():
+        for _, value in self._values.items():
             if value.shape[0] != 1:
                 raise ArgumentError(
                     f"remove_batch_dim: the batch has {value.shape[0]} rows; wanted 1"
                 )
-            rows.put(name, value[0])
-        return ActivationCache(rows, self._n_layers, has_batch_dim=False)
+        # The same values: gradients of a later backward() arrive here too.
+        return ActivationCache(self._values, self._n_layers, has_batch_dim=False)
 
     def __repr__(self) -> str:
         n_bytes = sum(value.nbytes for value in self.values())

@@ -84,10 +84,11 @@ def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | s
             bar.total = total
             bar.update(done - bar.n)
 
-        return _C.load(folder, dtype, _device(device), on_progress)
+        return _C.load(folder, dtype, find_device(device), on_progress)
 
 
-def _device(device: torch.device | str) -> torch.device:
+def find_device(device: torch.device | str) -> torch.device:
+    """The device that was asked for, where bezel and this machine have it."""
     wanted = torch.device(device)
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(f"device {str(wanted)!r} was asked for, and torch finds no CUDA device")
