@@ -22,6 +22,6 @@ nlohmann::json parse_json(std::string_view text, const std::string& what,
                           const JsonLimits& limits = {});
 
 /// parse_json() of a whole file, opened as ModelFile::open() does.
-nlohmann::json read_json_file(const std::filesystem::path& file, const JsonLimits& limits = {});
+nlohmann::json read_json_file(const std::filesystem::path& path, const JsonLimits& limits = {});
 
 }  // namespace bezel::checkpoint

@@ -49,7 +49,7 @@ fs::path resolve(const fs::path& folder, const std::string& name) {
   std::error_code error;
   const fs::path home = fs::canonical(folder, error);
   if (error) refuse_unreadable(file, error.message());
-  const fs::path target = fs::canonical(file, error);
+  fs::path target = fs::canonical(file, error);
   if (error) {
     std::error_code no_link;
     const fs::path missing = fs::read_symlink(file, no_link);
