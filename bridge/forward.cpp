@@ -4,6 +4,7 @@
 
 #include <map>
 #include <sstream>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -114,14 +115,15 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
   context.norm_eps = spec.norm_eps;
   context.positions = input.positions;
   context.check_interrupt = options.check_interrupt;
-  std::map<std::pair<double, std::int64_t>, Rotation> rotations;
+  std::map<std::tuple<double, std::int64_t, std::int64_t>, Rotation> rotations;
   std::map<std::int64_t, Mask> masks;
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& attention = layer.attention;
-    Rotation& rotation = rotations[{attention.rope.theta, attention.d_head}];
+    const RopeSpec& rope = attention.rope;
+    Rotation& rotation = rotations[{rope.theta, rope.n_rotated_pairs, attention.d_head}];
     if (!rotation.cos.defined()) {
-      rotation = ops::make_rotation(input.positions, attention.rope, attention.d_head,
-                                    model.dtype().toScalarType());
+      rotation =
+          ops::make_rotation(input.positions, rope, attention.d_head, model.dtype().toScalarType());
     }
     Mask& mask = masks[attention.window_tokens.value_or(0)];
     if (!mask.additive.defined()) {
