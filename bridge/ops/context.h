@@ -5,6 +5,13 @@
 
 #include <cstdint>
 
+// One clone of a CPU kernel for each kind of vector unit; the processor's own is chosen at start.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define BEZEL_VECTOR_CLONES [[gnu::target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")]]
+#else
+#define BEZEL_VECTOR_CLONES
+#endif
+
 namespace bezel::ops {
 
 /// Which form of each op runs: a library kernel where nothing hidden is asked for, or always the

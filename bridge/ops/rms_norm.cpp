@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/rms_norm_fused.h"
 
 namespace bezel::ops {
 namespace {
@@ -17,17 +18,26 @@ at::Tensor with_gain(const at::Tensor& normalized, const at::Tensor& gain) {
   return gain.defined() ? normalized * gain : normalized;
 }
 
-at::Tensor library_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
+// The norm where nothing inside it is named or asked for.
+at::Tensor closed(const at::Tensor& x, const at::Tensor& gain, const Settings& settings) {
+  if (fused::can_rms_norm(x, gain)) {
+    return fused::rms_norm(x, gain, settings.norm_eps, fused::NormOutputs::kOut).out;
+  }
   const std::optional<at::Tensor> weight = gain.defined() ? std::optional(gain) : std::nullopt;
-  return at::rms_norm(x, {x.size(-1)}, weight, eps);
+  return at::rms_norm(x, {x.size(-1)}, weight, settings.norm_eps);
 }
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings,
                     const NormHooks& names, hooks::Tap tap) {
-  if (settings.path != Path::kOpen && !tap.any_live({names.scale, names.normalized})) {
-    return library_norm(x, gain, settings.norm_eps);
+  const bool open = settings.path == Path::kOpen;
+  if (!open && !tap.any_live({names.scale, names.normalized})) return closed(x, gain, settings);
+  if (!open && !tap.any_changes({names.scale, names.normalized}) && fused::can_rms_norm(x, gain)) {
+    const auto values = fused::rms_norm(x, gain, settings.norm_eps, fused::NormOutputs::kAll);
+    tap(names.scale, values.scale);
+    tap(names.normalized, values.normalized);
+    return values.out;
   }
   const auto wide = widened(x);
   const auto scale = tap(names.scale, root_mean_square(wide, settings.norm_eps));
@@ -36,7 +46,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings&
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings) {
-  if (settings.path != Path::kOpen) return library_norm(x, gain, settings.norm_eps);
+  if (settings.path != Path::kOpen) return closed(x, gain, settings);
   const auto wide = widened(x);
   return with_gain(wide / root_mean_square(wide, settings.norm_eps), gain).to(x.scalar_type());
 }

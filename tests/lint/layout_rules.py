@@ -45,7 +45,7 @@ PACKAGES = {
     "xtensor/": ("hooks/store/", "verify/", "tests/"),
     "CLI/": ("verify/", "hooks/list_hook_points.cpp", "tests/"),
 }
-MACROS_ALLOWED = ("bridge/ops/context.h",)  # where one kernel body is compiled for two devices
+MACROS_ALLOWED = ("bridge/ops/context.h",)  # where a kernel is compiled for several processors
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 _MACRO = re.compile(r"^[ \t]*#[ \t]*(define|undef|if|ifdef|ifndef|elif)\b", re.MULTILINE)

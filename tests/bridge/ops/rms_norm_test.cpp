@@ -66,6 +66,32 @@ TEST_P(RmsNorm, ARowOfZerosStaysZero) {
   EXPECT_EQ(rms_norm(zeros, {}, settings_).abs().max().item<double>(), 0.0);
 }
 
+TEST_P(RmsNorm, ReadsTheRowsOfAJointProjectionWhereTheyLie) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const auto packed = at::randn({2, 5, 24}, type);  // [batch pos (head d_head)]
+    const auto gain = gains(4, type);
+    const auto heads = packed.narrow(-1, 8, 12).unflatten(-1, {3, 4});
+    const auto copies = packed.narrow(-1, 8, 4).unsqueeze(2).expand({2, 5, 3, 4});
+    for (const auto& x : {heads, copies, heads.transpose(1, 2), heads.transpose(2, 3)}) {
+      const auto factors = x.size(-1) == 4 ? gain : at::Tensor();
+      EXPECT_TRUE(
+          at::equal(rms_norm(x, factors, settings_), rms_norm(x.contiguous(), factors, settings_)));
+    }
+  }
+}
+
+TEST_P(RmsNorm, GradientsPassToInputAndGain) {
+  const auto x = at::randn({3, 8}).requires_grad_(true), gain = gains(8, at::kFloat);
+  const auto factors = gain.clone().requires_grad_(true);
+  rms_norm(x, factors, settings_).sum().backward();
+  const auto wide = x.detach().to(at::kDouble).requires_grad_(true);
+  const auto wide_gain = gain.to(at::kDouble).requires_grad_(true);
+  const auto scale = (wide.pow(2).mean(-1, true) + kEps).sqrt();
+  (wide / scale * wide_gain).sum().backward();
+  expect_close(x.grad(), wide.grad(), 1e-5);
+  expect_close(factors.grad(), wide_gain.grad(), 1e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(BothPaths, RmsNorm, ::testing::ValuesIn(kBothPaths));
 
 constexpr NormHooks kNames = {"ln1.hook_scale", "ln1.hook_normalized"};
