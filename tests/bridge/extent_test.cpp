@@ -121,6 +121,13 @@ TEST_P(Extents, AnInterruptBetweenBlocksEndsTheRunWithItsOwnException) {
   EXPECT_EQ(n_blocks, 3);
 }
 
+TEST_P(Extents, ACacheThatCannotFitIsRefusedBeforeAnythingIsComputed) {
+  const Input long_input{.tokens = at::zeros({1, 300'000}, at::kLong)};
+  const hooks::Request patterns{.names = {"blocks.*.attn.hook_pattern"}};
+  EXPECT_GT(model_.plan(long_input, patterns)->cache_bytes(), std::int64_t{10} << 40);
+  EXPECT_THROW(blocks_of(long_input, patterns, Output::kNothing), CacheTooLargeError);
+}
+
 TEST_P(Extents, EmbeddingsStandForHookEmbed) {
   const auto embeddings = whole_.cache->at("hook_embed");
   EXPECT_TRUE(
