@@ -28,22 +28,29 @@ void expect_a_refused(const std::vector<Case>& cases, Read read) {
 
 TEST(ConfigReader, AnIntegerIsAnIntegerInItsRange) {
   const std::string where = "text.a", wanted = "an integer in 2..9";
+  expect_a_refused({{"absent", "", where, "nothing", wanted},
+                    {"null", "null", where, "nothing", wanted},
+                    {"float", "3.0", where, "3.0 (number)", wanted},
+                    {"exponent", "3e0", where, "3.0 (number)", wanted},
+                    {"fraction", "3.5", where, "3.5 (number)", wanted},
+                    {"true", "true", where, "true (boolean)", wanted},
+                    {"text", "\"3\"", where, "\"3\" (string)", wanted},
+                    {"array", "[3]", where, "an array of 1", wanted},
+                    {"object", "{}", where, "an object of 0", wanted},
+                    {"below", "1", where, "1 (integer)", wanted},
+                    {"above", "10", where, "10 (integer)", wanted},
+                    {"negative", "-3", where, "-3 (integer)", wanted},
+                    {"2^64+3", "18446744073709551619", where, "1.84", wanted}},
+                   [](const ConfigReader& text) { text.integer("a", 2, 9); });
+}
+
+TEST(ConfigReader, AnIntegerAboveTheLargestDoesNotWrapIntoTheRange) {
   expect_a_refused(
-      {{"absent", "", where, "nothing", wanted},
-       {"null", "null", where, "nothing", wanted},
-       {"float", "3.0", where, "3.0 (number)", wanted},
-       {"exponent", "3e0", where, "3.0 (number)", wanted},
-       {"fraction", "3.5", where, "3.5 (number)", wanted},
-       {"true", "true", where, "true (boolean)", wanted},
-       {"text", "\"3\"", where, "\"3\" (string)", wanted},
-       {"array", "[3]", where, "an array of 1", wanted},
-       {"object", "{}", where, "an object of 0", wanted},
-       {"below", "1", where, "1 (integer)", wanted},
-       {"above", "10", where, "10 (integer)", wanted},
-       {"negative", "-3", where, "-3 (integer)", wanted},
-       {"2^64-1: -1 as int64", "18446744073709551615", where, "18446744073709551615", wanted},
-       {"2^64+3", "18446744073709551619", where, "1.84", wanted}},
-      [](const ConfigReader& text) { text.integer("a", 2, 9); });
+      {{"2^64-1", "18446744073709551615", "text.a", "18446744073709551615", "an integer"},
+       {"2^63", "9223372036854775808", "text.a", "9223372036854775808", "an integer"}},
+      [](const ConfigReader& text) {
+        text.integer("a", std::numeric_limits<std::int64_t>::min(), 9);
+      });
 }
 
 TEST(ConfigReader, TheEndsOfARangeBelongToIt) {
