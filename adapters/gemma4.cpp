@@ -23,6 +23,7 @@ constexpr std::int64_t kMaxWidth = 1
 constexpr std::int64_t kMaxVocab = 1 << 24;
 constexpr std::int64_t kMaxLayers = 4096;
 constexpr std::int64_t kMaxTokens = 1 << 30;
+constexpr double kSmallest = 1e-30;           // of what must be positive
 constexpr std::int64_t kGlobalHeadDim = 512;  // the reference's default for full layers
 constexpr const char* kSliding = "sliding_attention";
 constexpr const char* kFull = "full_attention";
@@ -93,14 +94,12 @@ bridge::RopeSpec rope(const ConfigReader& text, bool full, std::int64_t d_head) 
     return {full ? 1e6 : 1e4, n_pairs};
   }
   const ConfigReader fields = text.object("rope_parameters").object(full ? kFull : kSliding);
-  const double theta = fields.number("rope_theta");
-  if (theta <= 0) fields.refuse("rope_theta", "a positive number");
+  const double theta = fields.number("rope_theta", kSmallest);
   if (fields.number_or("factor", 1.0) != 1.0) fields.unsupported("factor", "1 or nothing");
   const std::string type = fields.string_or("rope_type", "default");
   if (type == "default") return {theta, d_head / 2};
   if (type != "proportional") fields.unsupported("rope_type", "\"default\" or \"proportional\"");
-  const double factor = fields.number_or("partial_rotary_factor", 1.0);
-  if (factor < 0 || factor > 1) fields.refuse("partial_rotary_factor", "a number in 0..1");
+  const double factor = fields.number_or("partial_rotary_factor", 1.0, 0.0, 1.0);
   const auto n_pairs = std::floor(factor * static_cast<double>(d_head) / 2);
   return {theta, static_cast<std::int64_t>(n_pairs)};
 }
@@ -201,9 +200,9 @@ ModelSpec read_spec(const ConfigReader& top) {
   }
   spec.max_positions =
       text.integer_or("max_position_embeddings", config.unified ? 262'144 : 131'072, 1, kMaxTokens);
-  spec.norm_eps = text.number_or("rms_norm_eps", 1e-6);
+  spec.norm_eps = text.number_or("rms_norm_eps", 1e-6, 0.0, 1.0);
   spec.tied_head = top.boolean_or("tie_word_embeddings", true);
-  spec.softcap = text.optional_number("final_logit_softcapping");
+  spec.softcap = text.optional_number("final_logit_softcapping", kSmallest);
   spec.bidirectional = bidirectional(config);
   spec.eos_token_ids =
       (top.has("eos_token_id") ? top : text).one_or_many_integers("eos_token_id", 0, kMaxVocab);

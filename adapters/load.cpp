@@ -11,6 +11,7 @@
 #include "bezel/adapters/adapter.h"
 #include "bezel/adapters/checkpoint/checkpoint.h"
 #include "bezel/adapters/checkpoint/config.h"
+#include "bezel/adapters/checkpoint/text.h"
 #include "bezel/adapters/weight_reader.h"
 #include "bezel/hooks/error.h"
 
@@ -23,6 +24,8 @@ using bridge::Weights;
 using bridge::WeightSlot;
 using checkpoint::Checkpoint;
 using checkpoint::ConfigReader;
+using checkpoint::quote;
+using checkpoint::show;
 using checkpoint::TensorInfo;
 
 struct Family {
@@ -32,7 +35,7 @@ struct Family {
 
 Family read_family(const fs::path& folder) {
   const nlohmann::json json = checkpoint::read_config(folder);
-  const ConfigReader config(json, (folder / "config.json").string());
+  const ConfigReader config(json, show(folder / "config.json"));
   const Adapter& adapter = adapter_for(config);
   ModelSpec spec = adapter.read_spec(config);
   const auto generation = checkpoint::read_generation_config(folder);
@@ -48,7 +51,7 @@ std::string prefix_of(const Checkpoint& files, const Adapter& adapter) {
     if (files.find(prefix + adapter.embed) != nullptr) return prefix;
     tried += (tried.empty() ? "" : " or ") + prefix + adapter.embed;
   }
-  throw ModelMismatchError(files.folder().string() + ": found no tensor " + tried +
+  throw ModelMismatchError(show(files.folder()) + ": found no tensor " + tried +
                            ", expected the text model of family " + std::string(adapter.family));
 }
 
@@ -83,7 +86,7 @@ class Inlet {
       const std::string rest = name.substr(prefix_.size());
       if (adapter.is_unused(spec, rest)) continue;
       if (!rest.starts_with("layers.") && !rest.ends_with(".bias")) continue;
-      throw ModelMismatchError(stored.file.string() + ": tensor " + name +
+      throw ModelMismatchError(show(stored.file) + ": tensor " + quote(name) +
                                ": found it, expected none: config.json describes a model of " +
                                std::to_string(spec.n_layers) + " layers without it");
     }
@@ -98,7 +101,7 @@ class Inlet {
 
   [[noreturn]] void refuse_missing(const WeightSlot& slot, const std::string& name) const {
     std::ostringstream text;
-    text << files_.folder().string() << ": tensor " << name << ": found none, expected "
+    text << show(files_.folder()) << ": tensor " << quote(name) << ": found none, expected "
          << at::IntArrayRef(slot.shape) << " in all for " << slot.name;
     throw ModelMismatchError(text.str());
   }
@@ -109,7 +112,7 @@ class Inlet {
     want[0] = n_rows;
     if (stored->shape == want) return {stored, row, n_rows};
     std::ostringstream text;
-    text << stored->file.string() << ": tensor " << stored->name << ": found shape "
+    text << show(stored->file) << ": tensor " << quote(stored->name) << ": found shape "
          << at::IntArrayRef(stored->shape) << ", expected " << at::IntArrayRef(want)
          << " as config.json says";
     throw ModelMismatchError(text.str());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <span>
 
+#include "bezel/adapters/checkpoint/text.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::adapters {
@@ -32,9 +33,9 @@ at::ScalarType scalar_type_of(const TensorInfo& tensor) {
     default:
       break;
   }
-  throw UnsupportedError(tensor.file.string() + ": tensor " + tensor.name + ": found " +
-                         tensor.dtype_name + ", expected BF16, F32, F16 or F64" +
-                         "; load an unquantised checkpoint");
+  throw UnsupportedError(checkpoint::show(tensor.file) + ": tensor " +
+                         checkpoint::quote(tensor.name) + ": found " + tensor.dtype_name +
+                         ", expected BF16, F32, F16 or F64" + "; load an unquantised checkpoint");
 }
 
 void WeightReader::read(const TensorInfo& stored, const at::Tensor& destination) {
