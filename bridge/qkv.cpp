@@ -14,22 +14,19 @@ using hooks::Tap;
 constexpr ops::NormHooks kLn1 = {"ln1.hook_scale", "ln1.hook_normalized"};
 
 // One of q, k, v from a copy of the stream per head; each copy gets its own norm.
-at::Tensor project_copies(HookId name, const at::Tensor& branch_input, std::int64_t n_heads,
-                          const at::Tensor& gain, const at::Tensor& rows, const Context& context,
-                          Tap tap) {
-  const auto copies = tap(name, branch_input.unsqueeze(2).expand({-1, -1, n_heads, -1}));
-  const auto per_head = rows.unflatten(0, {n_heads, -1});  // [head d_head d_model]
+at::Tensor project_copies(const at::Tensor& copies, const at::Tensor& gain, const at::Tensor& rows,
+                          const Context& context) {
+  const auto per_head = rows.unflatten(0, {copies.size(2), -1});  // [head d_head d_model]
   return at::einsum("bshm,hdm->bshd", {ops::rms_norm(copies, gain, context), per_head});
 }
 
 void refuse_two_owners_of_ln1(Tap tap) {
-  if (!tap.any_edits({"ln1.hook_scale", "ln1.hook_normalized"})) return;
-  if (!tap.any_edits({"hook_q_input", "hook_k_input", "hook_v_input"})) return;
+  if (!tap.any_changes({"ln1.hook_scale", "ln1.hook_normalized"})) return;
+  if (!tap.any_changes({"hook_q_input", "hook_k_input", "hook_v_input"})) return;
   throw ArgumentError(
-      "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited in one layer: an edited "
-      "copy "
-      "of the stream gets a norm of its own, so the edit of ln1 would not reach it. Edit one of "
-      "them");
+      "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited, or their gradients asked "
+      "for, in one layer: a copy of the stream gets a norm of its own, so that ln1 does not reach "
+      "it. Take one of them");
 }
 
 }  // namespace
@@ -38,7 +35,6 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
                         const AttentionSpec& spec, const Context& context, Tap tap) {
   refuse_two_owners_of_ln1(tap);
   const auto& w = weights.attention;
-  const bool owns_kv = !spec.donor.has_value();
   const std::int64_t n_q = spec.n_heads * spec.d_head;
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
   const auto packed =
@@ -46,22 +42,22 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const auto heads = [&](std::int64_t begin, std::int64_t length) {
     return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
   };
-  const auto copies = [&](HookId name, std::int64_t n_heads, std::int64_t row) {
+  // Mere looks at the copies leave the run as it is: ln1 and hook_k would not reach what they feed.
+  const auto projected = [&](HookId name, std::int64_t n_heads, std::int64_t row,
+                             const at::Tensor& unsplit) {
+    if (!tap.live(name)) return unsplit;
+    const auto copies = tap(name, branch_input.unsqueeze(2).expand({-1, -1, n_heads, -1}));
+    if (!tap.any_changes({name})) return unsplit;
     const auto rows = w.qkv.narrow(0, row, n_heads * spec.d_head);
-    return project_copies(name, branch_input, n_heads, weights.ln1, rows, context, tap);
+    return project_copies(copies, weights.ln1, rows, context);
   };
   Projections own;
-  own.q = tap("attn.hook_q",
-              tap.live("hook_q_input") ? copies("hook_q_input", spec.n_heads, 0) : heads(0, n_q));
-  if (!owns_kv) return own;
-  own.k = tap("attn.hook_k", tap.live("hook_k_input") ? copies("hook_k_input", spec.n_kv_heads, n_q)
-                                                      : heads(n_q, n_k));
+  own.q = tap("attn.hook_q", projected("hook_q_input", spec.n_heads, 0, heads(0, n_q)));
+  if (spec.donor) return own;
+  own.k = tap("attn.hook_k", projected("hook_k_input", spec.n_kv_heads, n_q, heads(n_q, n_k)));
   const std::int64_t v_row = spec.k_is_v ? n_q : n_q + n_k;
-  const bool from_k = spec.k_is_v && !tap.live("hook_v_input");
-  own.v =
-      tap("attn.hook_v", from_k                     ? own.k
-                         : tap.live("hook_v_input") ? copies("hook_v_input", spec.n_kv_heads, v_row)
-                                                    : heads(v_row, n_k));
+  own.v = tap("attn.hook_v", projected("hook_v_input", spec.n_kv_heads, v_row,
+                                       spec.k_is_v ? own.k : heads(v_row, n_k)));
   return own;
 }
 
