@@ -57,11 +57,14 @@ Plan::Plan(const Request& request, const Inventory& inventory, const RunShape& s
   }
   for (std::size_t i = 0; i < request_.edits.size(); ++i) {
     const Edit& edit = request_.edits[i];
-    for (const SiteRow at : firing(edit.at, shape)) {
-      if (edit.direction == Direction::kBackward && !is_floating(at)) {
-        throw HookNotApplicableError("\"" + name(at) + "\" holds integers and has no gradient");
-      }
-      mark(at, edit.direction == Direction::kForward ? &SitePlan::edit : &SitePlan::watch);
+    const bool forward = edit.direction == Direction::kForward;
+    std::vector<SiteRow> rows = firing(edit.at, shape);
+    if (!forward) std::erase_if(rows, [](SiteRow at) { return !is_floating(at); });
+    if (rows.empty()) {
+      throw HookNotApplicableError(edit.at.text() + " holds integers and has no gradient");
+    }
+    for (const SiteRow at : rows) {
+      mark(at, forward ? &SitePlan::edit : &SitePlan::watch);
       edits_at_[{at.site, at.row}].push_back(i);
     }
   }
