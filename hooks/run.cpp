@@ -16,20 +16,6 @@ std::string describe(const at::Tensor& value) {
   return text.str();
 }
 
-// A hook's answer, as the run can use it: the value's own shape, dtype and device.
-at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std::string& name) {
-  const bool fits = result.sizes() == value.sizes() && result.device() == value.device() &&
-                    result.layout() == value.layout() &&
-                    c10::canCast(result.scalar_type(), value.scalar_type());
-  if (!fits) {
-    throw HookResultError(
-        "the hook at \"" + name + "\" returned " + describe(result) + "; the value there is " +
-        describe(value) +
-        ". Return the same shape on the same device in a castable dtype, or None");
-  }
-  return result.to(value.scalar_type());
-}
-
 // The run goes on with a tensor that nobody outside can write to: a hook may keep what it was
 // given, or return what it holds.
 at::Tensor owned(at::Tensor value) {
@@ -70,6 +56,19 @@ at::Tensor own_copy(const at::Tensor& part, const at::Tensor& value) {
 }
 
 }  // namespace
+
+at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std::string& name) {
+  const bool fits = result.sizes() == value.sizes() && result.device() == value.device() &&
+                    result.layout() == value.layout() &&
+                    c10::canCast(result.scalar_type(), value.scalar_type());
+  if (!fits) {
+    throw HookResultError(
+        "the hook at \"" + name + "\" returned " + describe(result) + "; the value there is " +
+        describe(value) +
+        ". Return the same shape on the same device in a castable dtype, or None");
+  }
+  return result.to(value.scalar_type());
+}
 
 Run::Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions, int step)
     : plan_(std::move(plan)),

@@ -4,12 +4,17 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string>
 #include <unordered_set>
 
 #include "bezel/hooks/cache.h"
 #include "bezel/hooks/plan.h"
 
 namespace bezel::hooks {
+
+/// A hook's answer as a run can use it: the value's own shape, dtype and device. Throws
+/// HookResultError for any other.
+at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std::string& name);
 
 class Run {
  public:

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <exception>
 #include <functional>
 
 namespace bezel::python {
@@ -13,6 +14,9 @@ void bind_errors(py::module_& module);
 void bind_spec(py::module_& module);
 void bind_hooks(py::module_& module);
 void bind_bridge(py::module_& module);
+
+/// Makes an exception (one of Python's own, or one of bezel's) Python's current error.
+void set_python_error(std::exception_ptr pointer);
 
 /// A function to call often while the GIL is released: every tenth of a second it lets Python
 /// handle signals, so that Ctrl-C stops the run with KeyboardInterrupt.

@@ -42,6 +42,14 @@ void translate(std::exception_ptr pointer) {  // the most derived class first
 
 }  // namespace
 
+void set_python_error(std::exception_ptr pointer) {
+  try {
+    translate(pointer);
+  } catch (py::error_already_set& error) {
+    error.restore();
+  }
+}
+
 void bind_errors(py::module_&) { py::register_local_exception_translator(&translate); }
 
 }  // namespace bezel::python

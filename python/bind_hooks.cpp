@@ -9,6 +9,7 @@
 #include "bezel/hooks/hook_points.h"
 #include "bezel/hooks/plan.h"
 #include "bezel/hooks/request.h"
+#include "bezel/hooks/run.h"
 #include "bind.h"
 
 namespace bezel::python {
@@ -57,24 +58,29 @@ struct PythonSite {
   at::Tensor positions, key_positions;
 };
 
+at::Tensor answer(const py::function& function, const at::Tensor& value, const HookSite& at) {
+  const char* dir = at.direction == Direction::kForward ? "fwd" : "bwd";
+  const py::object result =
+      function(value, PythonSite{at.name, at.layer, dir, at.step, at.positions, at.key_positions});
+  if (result.is_none()) return {};
+  if (THPVariable_Check(result.ptr())) {
+    return hooks::checked(result.cast<at::Tensor>(), value, at.name);
+  }
+  throw HookResultError("the hook at \"" + at.name + "\" returned " +
+                        std::string(py::str(py::type::of(result))) +
+                        "; wanted a tensor, or None to keep the value");
+}
+
 hooks::HookFunction hook_function(py::function function) {
   return [held = shared_function(std::move(function))](const at::Tensor& value,
                                                        const HookSite& at) -> at::Tensor {
     const py::gil_scoped_acquire gil;
-    const bool forward = at.direction == Direction::kForward;
     try {
-      const py::object result =
-          (*held)(value, PythonSite{at.name, at.layer, forward ? "fwd" : "bwd", at.step,
-                                    at.positions, at.key_positions});
-      if (result.is_none()) return {};
-      if (THPVariable_Check(result.ptr())) return result.cast<at::Tensor>();
-      throw HookResultError("the hook at \"" + at.name + "\" returned " +
-                            std::string(py::str(py::type::of(result))) +
-                            "; wanted a tensor, or None to keep the value");
-    } catch (py::error_already_set& error) {
-      if (forward) throw;
-      error.restore();  // autograd knows python_error, and hands it back unchanged
-      python_error carried;
+      return answer(*held, value, at);
+    } catch (...) {
+      if (at.direction == Direction::kForward) throw;
+      set_python_error(std::current_exception());
+      python_error carried;  // autograd knows it, and hands back what it carries unchanged
       carried.persist();
       throw carried;
     }
