@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <sstream>
+
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/hooks/error.h"
 
@@ -9,6 +11,22 @@ namespace bezel::bridge {
 namespace {
 
 constexpr std::int64_t kIgnored = -100;  // the reference's ignore_index
+
+void check_labels(const at::Tensor& logits, const at::Tensor& labels) {
+  const auto batch_pos = logits.sizes().slice(0, 2);
+  const std::int64_t d_vocab = logits.size(2);
+  if (at::isIntegralType(labels.scalar_type(), /*includeBool=*/false) &&
+      labels.sizes() == batch_pos) {
+    const auto counted = labels != kIgnored;
+    const auto outside = at::logical_or(labels < 0, labels >= d_vocab);
+    if (!at::logical_and(counted, outside).any().item<bool>()) return;
+  }
+  std::ostringstream text;
+  text << "labels are " << labels.scalar_type() << " " << labels.sizes()
+       << "; wanted token ids 0 to " << d_vocab - 1 << " (or " << kIgnored
+       << ", ignored), [batch pos] = " << batch_pos;
+  throw ArgumentError(text.str());
+}
 
 // labels of the tokens to predict, with kIgnored wherever the pair does not count
 at::Tensor targets(const at::Tensor& labels, const at::Tensor& valid) {
@@ -23,12 +41,14 @@ at::Tensor targets(const at::Tensor& labels, const at::Tensor& valid) {
 
 at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
                           const at::Tensor& valid) {
+  check_labels(logits, labels);
   const auto predicting = ops::widened(logits.narrow(1, 0, logits.size(1) - 1));
-  return at::cross_entropy_loss(predicting.transpose(1, 2), targets(labels, valid), {},
-                                at::Reduction::None, kIgnored);
+  return at::cross_entropy_loss(predicting.transpose(1, 2), targets(labels.to(at::kLong), valid),
+                                {}, at::Reduction::None, kIgnored);
 }
 
 at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
+  check_labels(logits, labels);
   const auto counted = (targets(labels, valid) != kIgnored).sum();
   if (counted.item<std::int64_t>() == 0) {
     throw ArgumentError(

@@ -307,6 +307,7 @@ class Bridge:
         core_input = _C.Input()
         mask = arguments.get("attention_mask")
         if isinstance(input, torch.Tensor):
+            _refuse_arguments_of_text(arguments)
             if input.is_floating_point():
                 core_input.embeddings = input
             else:
@@ -357,6 +358,14 @@ def _refuse_unknown(arguments: ForwardArguments) -> None:
     if unknown:
         known = ", ".join(ForwardArguments.__annotations__)
         raise TypeError(f"unknown argument {unknown[0]!r}; wanted one of {known}")
+
+
+def _refuse_arguments_of_text(arguments: ForwardArguments) -> None:
+    for name in ("prepend_bos", "padding_side"):
+        if arguments.get(name) is not None:
+            raise ArgumentError(
+                f"{name}= says how text becomes tokens, and this input is a tensor; leave it out"
+            )
 
 
 def _labels(core_input: _C.Input, arguments: ForwardArguments) -> torch.Tensor:

@@ -35,7 +35,8 @@ def encode(
     if padding_side not in (None, "left", "right"):
         raise ArgumentError(f'padding_side is {padding_side!r}; wanted "left" or "right"')
     texts = [text] if isinstance(text, str) else text
-    if not texts or not all(isinstance(one, str) for one in texts):
+    is_texts = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
+    if not texts or not is_texts:
         raise ArgumentError(f"the input is {text!r}; wanted a text or a list of texts")
     rows = [_ids(one, tokenizer, spec.bos_token_id, prepend_bos) for one in texts]
     longest = max(map(len, rows))
