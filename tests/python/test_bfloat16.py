@@ -7,47 +7,16 @@ the reference's lies between 0.85 and 1.3 on all fixtures; the gate is 2.
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 import torch
 
 from support import compare, fixtures, reference
-from support.hook_table import Point
 from support.lab import Lab
 from support.reference import Values
 
 NAMES = tuple(fixtures.RECIPES)
 GATE = 2.0
 TOKENS = fixtures.tokens(40, batch=8)
-
-
-def comparable(point: Point, runs: list[Values]) -> list[torch.Tensor]:
-    """The values of all runs where they mean the same: seen scores, equally chosen experts."""
-    values = [run[point.name] for run in runs]
-    if point.name.endswith("hook_attn_scores"):
-        keep = ~compare.is_masked(values[-1])
-    elif "k" in point.axes:
-        chosen = [run[f"blocks.{point.layer}.moe.hook_expert_indices"] for run in runs]
-        keep = (torch.stack(chosen) == chosen[0]).all(dim=-1).all(dim=0)
-    else:
-        return values
-    return [value[keep] for value in values]
-
-
-def ratios(points: list[Point], got: Values, reference_bfloat16: Values, oracle: Values) -> dict:
-    """bezel's error / the reference's, by row of the table."""
-    squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for point in points:
-        ours, theirs, want = comparable(point, [got, reference_bfloat16, oracle])
-        if want.is_floating_point():
-            row = point.name.split(".", 2)[-1] if point.layer is not None else point.name
-            squares[row][0] += compare.relative_rms(ours, want) ** 2
-            squares[row][1] += compare.relative_rms(theirs, want) ** 2
-    return {
-        row: (ours / theirs) ** 0.5 if theirs else (float("inf") if ours else 0.0)
-        for row, (ours, theirs) in squares.items()
-    }
 
 
 @pytest.fixture(params=NAMES)
@@ -68,7 +37,7 @@ def test_errors_are_at_most_twice_the_reference_s_own(
     for path in ("automatic", "open"):
         bridge = lab.bridge(name, "bfloat16", dtype=torch.bfloat16, path=path)
         _, cache = bridge.run_with_cache(TOKENS, lab.names(name))
-        by_row = ratios(lab.points(name), cache, theirs, oracle)
+        by_row = compare.ratios(lab.points(name), cache, theirs, oracle)
         assert len(by_row) > 40
         assert {row: ratio for row, ratio in by_row.items() if not ratio <= GATE} == {}
         # Nothing is asked for here: the automatic path takes its library kernels.

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from support.fixtures import RECIPES
 
 Tensors = dict[str, torch.Tensor]
+_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F16": torch.float16}
 _LAYER = re.compile(r"(.*\.)?layers\.(\d+)\.")
 
 
@@ -45,6 +47,16 @@ def text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def load_tensors(folder: Path) -> Tensors:
     return load_file(folder / "model.safetensors")
+
+
+def stored_dtypes(folder: Path) -> set[torch.dtype]:
+    """The dtypes of the floating tensors in all files of the folder, read from their headers."""
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+        found |= {_DTYPES[kind] for kind in kinds if kind in _DTYPES}
+    return found
 
 
 def save_tensors(folder: Path, tensors: Tensors) -> None:

@@ -13,12 +13,17 @@ from torch import nn
 from support import checkpoint_forms, exact, fixtures, reference
 from support.hook_table import Point, hook_points_of
 
-_CLASSES = {
-    "none": transformers.Gemma4ForCausalLM,
-    "gemma4": transformers.Gemma4ForConditionalGeneration,
-    "gemma4_audio": transformers.Gemma4ForConditionalGeneration,
-    "unified": transformers.Gemma4UnifiedForConditionalGeneration,
-}
+
+def load_reference(folder: Path, dtype: torch.dtype, attention: str = "eager") -> nn.Module:
+    """The transformers model of a folder, of the class that its config.json names."""
+    (architecture,) = checkpoint_forms.read_config(folder)["architectures"]
+    model: nn.Module = getattr(transformers, architecture).from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        experts_implementation="eager",
+    )
+    return model.eval()
 
 
 class Lab:
@@ -48,15 +53,7 @@ class Lab:
         attention: str = "eager",
         form: str = "saved",
     ) -> nn.Module:
-        """The transformers model, loaded from the folder."""
-        recipe = fixtures.RECIPES[name]
-        model: nn.Module = _CLASSES[recipe.wrapper].from_pretrained(
-            self.folder(name, form),
-            dtype=dtype,
-            attn_implementation=attention,
-            experts_implementation="eager",
-        )
-        return model.eval()
+        return load_reference(self.folder(name, form), dtype, attention)
 
     def _oracle(self, name: str) -> nn.Module:
         return exact.exact(self.reference(name))
