@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
+import bezel
 from support import compare, fixtures, reference
-from support.lab import Lab
+from support.exact import text_model_of
+from support.hook_table import hook_points_of
+from support.lab import Lab, load_reference
 
 NAMES = tuple(fixtures.RECIPES)
 PATHS = ("automatic", "open")
 LOSS_GATE = 1e-6
+NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
 
 
 def lengths(name: str) -> list[int]:
@@ -63,6 +68,18 @@ def test_each_name_alone_is_that_of_the_reference(lab: Lab, name: str) -> None:
         assert list(cache) == [point.name]
         wrong += compare.disagreements([point], cache, want)
     assert not wrong
+
+
+def test_every_value_of_the_shipped_miniature_is_that_of_the_reference() -> None:
+    model, tokens = load_reference(NANO, torch.float32), fixtures.tokens(70)  # its window is 24
+    points = hook_points_of(text_model_of(model).config)
+    want = reference.capture(model, tokens)
+    for path in PATHS:
+        bridge = bezel.Bridge.from_pretrained(NANO, path=path)
+        _, cache = bridge.run_with_cache(tokens, [point.name for point in points])
+        assert not compare.disagreements(points, cache, want)
+        gap = (bridge(tokens) - want["hook_logits"]).abs().max()
+        assert gap <= compare.logits_gate(want["hook_logits"])
 
 
 @pytest.mark.parametrize("name", NAMES)
