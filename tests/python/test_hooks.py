@@ -297,6 +297,24 @@ def test_forced_experts_get_weights_from_the_probabilities(lab: Lab) -> None:
     torch.testing.assert_close(cache[names[2]], want)
 
 
+@pytest.mark.parametrize(("name", "layer"), [("e2b", 1), ("e2b", 5), ("moe", 2)])
+def test_keeping_on_demand_values_leaves_every_edit_its_effect(
+    lab: Lab, name: str, layer: int
+) -> None:
+    """A look at the copies for q, k and v, say, must not cut off an edit of ln1 or of hook_k."""
+    bridge = lab.bridge(name, path="open")
+    points = [point for point in bridge.hook_points() if point.layer == layer]
+    on_demand = [point.name for point in points if point.access == "on_demand"]
+    assert len(on_demand) >= 4
+    for point in points:
+        if point.name.endswith("expert_indices"):
+            continue
+        hooks = [(point.name, lambda value, hook: value.flip(1))]
+        plain = bridge.run_with_hooks(TOKENS, hooks)
+        logits, _ = bridge.run_with_cache(TOKENS, on_demand, fwd_hooks=hooks)
+        assert torch.equal(logits, plain), point.name
+
+
 def test_hooks_leave_nothing_behind(bridge: Any) -> None:
     plain, before = bridge(TOKENS), repr(bridge)
     bridge.run_with_hooks(TOKENS, [("*", lambda value, hook: value.zero_())])
