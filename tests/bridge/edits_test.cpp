@@ -138,6 +138,22 @@ TEST_F(Edits, OfLn1AndASplitInputInOneLayerAreRefused) {
   }
 }
 
+TEST_F(Edits, OfLn1AndOfKReachWhatTheyFeedWhileSplitInputsAreRecorded) {
+  for (const char* name : {"blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_k"}) {
+    const auto output = [&](std::vector<hooks::Selector> names) {
+      at::manual_seed(3);
+      return experts_
+          .run({.tokens = tokens_}, {.names = names, .edits = {noise_at(name)}},
+               {.path = Path::kOpen})
+          .output;
+    };
+    const auto alone = output({});
+    EXPECT_TRUE(at::equal(
+        output({"blocks.1.hook_q_input", "blocks.1.hook_k_input", "blocks.1.hook_v_input"}),
+        alone));
+  }
+}
+
 TEST_F(Edits, OfHeadResultsReachTheAttentionsOutput) {
   const auto without_head_2 = [](const at::Tensor& x, const HookSite&) {
     x.select(2, 2).zero_();

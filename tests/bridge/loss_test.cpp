@@ -62,6 +62,19 @@ TEST_F(Loss, WithoutAPairIsRefused) {
   EXPECT_THROW(mean_loss(logits_, at::full_like(labels_, -100), {}), ArgumentError);
 }
 
+TEST_F(Loss, LabelsThatAreNoIdsOfTheVocabularyOrOfAnotherShapeAreRefused) {
+  for (const std::int64_t label : {-1, 7, -99}) {
+    const auto labels = labels_.clone();
+    labels[1][4] = label;
+    EXPECT_THROW(loss_per_token(logits_, labels, {}), ArgumentError) << label;
+    EXPECT_THROW(mean_loss(logits_, labels, {}), ArgumentError) << label;
+  }
+  EXPECT_THROW(mean_loss(logits_, labels_.narrow(1, 0, 4), {}), ArgumentError);
+  EXPECT_THROW(mean_loss(logits_, labels_.to(at::kFloat), {}), ArgumentError);
+  EXPECT_TRUE(
+      at::equal(mean_loss(logits_, labels_.to(at::kInt), {}), mean_loss(logits_, labels_, {})));
+}
+
 TEST_F(Loss, InBfloat16IsComputedInFloat32) {
   const auto rounded = logits_.to(at::kBFloat16);
   const auto got = loss_per_token(rounded, labels_, {});

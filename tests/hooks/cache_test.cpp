@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <thread>
 
 #include "bezel/hooks/error.h"
@@ -39,15 +40,22 @@ TEST(Cache, ANameThatWasNotRecordedIsRefusedByName) {
 }
 
 TEST(Cache, SeveralThreadsMayPutAtOnce) {
+  constexpr int kThreads = 4, kEach = 3000;
   ActivationCache cache;
-  const auto fill = [&](int offset) {
-    for (int i = 0; i < 500; ++i) cache.put(std::to_string(2 * i + offset), at::full({1}, i));
-  };
-  std::thread other(fill, 1);
-  fill(0);
-  other.join();
-  EXPECT_EQ(cache.size(), 1000u);
-  for (int i = 0; i < 1000; ++i) EXPECT_EQ(cache.at(std::to_string(i)).item<int>(), i / 2);
+  std::atomic<int> n_ready = 0;
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      const auto value = at::full({1}, thread);
+      for (++n_ready; n_ready < kThreads;) std::this_thread::yield();
+      for (int i = 0; i < kEach; ++i) cache.put(std::to_string(kThreads * i + thread), value);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  ASSERT_EQ(cache.size(), static_cast<std::size_t>(kThreads * kEach));
+  for (int i = 0; i < kThreads * kEach; ++i) {
+    EXPECT_EQ(cache.at(std::to_string(i)).item<int>(), i % kThreads);
+  }
 }
 
 }  // namespace

@@ -122,6 +122,14 @@ TEST(Plan, ABackwardHookOnIntegersIsRefused) {
   }
 }
 
+TEST(Plan, ABackwardHookForAGlobSkipsIntegers) {
+  const auto plan = planned({.edits = {{"*", keep, Direction::kBackward}}});
+  EXPECT_FALSE(plan->site(0).watch[HookId("hook_tokens").row()]);
+  EXPECT_TRUE(plan->site(0).watch[HookId("hook_embed").row()]);
+  EXPECT_THROW(planned({.edits = {{"*hook_expert_indices", keep, Direction::kBackward}}}),
+               HookNotApplicableError);
+}
+
 TEST(Plan, FunctionsOfAValueKeepTheirOrderAndDirection) {
   std::string calls;
   const auto note = [&](char which) {

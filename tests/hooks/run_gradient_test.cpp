@@ -108,11 +108,15 @@ TEST(RunGradient, GradientsTakeTheSliceAndDtypeOfTheirValuesAndThePlannedBytes) 
 }
 
 TEST(RunGradient, AKeptGradientIsApartFromTheLeafsOwn) {
-  ToyRun run({.names = {kZ}, .gradients = true});
-  const auto x = leaf();
-  run.fire(kZ, x).sum().backward();
-  x.mutable_grad().zero_();
-  EXPECT_TRUE(at::equal(run.cached(std::string(kZ) + "_grad"), at::ones_like(x)));
+  const auto twice = [](const at::Tensor& g, const HookSite&) { return g * 2; };
+  for (const std::vector<Edit>& edits : {std::vector<Edit>{}, {backward(twice)}}) {
+    ToyRun run({.names = {kZ}, .edits = edits, .gradients = true});
+    const auto x = leaf();
+    run.fire(kZ, x).sum().backward();
+    x.mutable_grad().zero_();
+    const double wanted = edits.empty() ? 1 : 2;
+    EXPECT_TRUE(at::equal(run.cached(std::string(kZ) + "_grad"), at::full_like(x, wanted)));
+  }
 }
 
 TEST(RunGradient, BackwardWorksWhenTheRunAndItsModelAreGone) {

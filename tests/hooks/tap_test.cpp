@@ -49,6 +49,12 @@ TEST(Tap, SaysWhatIsLiveAndWhatIsEdited) {
   EXPECT_FALSE(tap.any_live({"attn.hook_pattern", "attn.hook_attn_scores"}));
   EXPECT_TRUE(tap.any_edits({"attn.hook_z", "attn.hook_q"}));
   EXPECT_FALSE(tap.any_edits({"attn.hook_z"}));  // recorded only
+  EXPECT_TRUE(tap.any_changes({"attn.hook_z", "attn.hook_q"}));
+  EXPECT_FALSE(tap.any_changes({"attn.hook_z"}));
+  ToyRun watching({.names = {"blocks.1.attn.hook_z"}, .gradients = true});
+  EXPECT_TRUE(Tap(watching.run(), kBlock1).any_changes({"attn.hook_z"}));
+  EXPECT_FALSE(Tap(watching.run(), kBlock1).any_edits({"attn.hook_z"}));
+  EXPECT_FALSE(Tap().any_changes({"attn.hook_z"}));
   EXPECT_FALSE(Tap().live("attn.hook_z"));
   EXPECT_FALSE(Tap().any_live({"attn.hook_z"}));
   EXPECT_FALSE(Tap().any_edits({"attn.hook_z"}));

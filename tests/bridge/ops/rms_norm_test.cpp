@@ -92,23 +92,94 @@ TEST_P(RmsNorm, GradientsPassToInputAndGain) {
   expect_close(factors.grad(), wide_gain.grad(), 1e-5);
 }
 
+// Heads of a packed projection, copies per head, a slice with gaps, one row alone.
+TEST_P(RmsNorm, ViewsGiveTheSameBitsAsTensorsOfTheirOwn) {
+  for (const auto type : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    const auto packed = at::randn({2, 5, 4 * 17}, at::kDouble).to(type);
+    const std::vector<at::Tensor> views = {
+        packed.narrow(-1, 17, 34).unflatten(-1, {2, 17}),
+        packed.narrow(-1, 0, 17).unsqueeze(2).expand({-1, -1, 3, -1}),
+        packed.unflatten(-1, {17, 4}).select(-1, 2),
+        packed.transpose(0, 1),
+        packed.slice(1, 0, 5, 2),
+        packed[1][2],
+    };
+    for (std::size_t i = 0; i < views.size(); ++i) {
+      const auto gain = gains(views[i].size(-1), type);
+      const auto own = views[i].clone(at::MemoryFormat::Contiguous);
+      EXPECT_TRUE(at::equal(rms_norm(views[i], gain, settings_), rms_norm(own, gain, settings_)))
+          << type << i;
+      EXPECT_EQ(rms_norm(views[i], {}, settings_).sizes(), own.sizes());
+    }
+  }
+}
+
+TEST_P(RmsNorm, ManyRowsOnSeveralThreadsAreEachTheirOwn) {
+  const auto x = at::randn({3000, 40}), gain = gains(40, at::kFloat);
+  const auto got = rms_norm(x, gain, settings_);
+  for (const int row : {0, 1, 818, 819, 820, 1499, 2999}) {
+    EXPECT_TRUE(at::equal(got[row], rms_norm(x[row], gain, settings_))) << row;
+  }
+}
+
+TEST_P(RmsNorm, GradientsFollowFiniteDifferences) {
+  const auto x = at::randn({3, 7}, at::kDouble).requires_grad_(true);
+  const auto gain = gains(7, at::kDouble).requires_grad_(true),
+             weights = at::randn({3, 7}, at::kDouble);
+  (rms_norm(x, gain, settings_) * weights).sum().backward();
+  const auto slope = [&](const at::Tensor& dx, const at::Tensor& dgain) {
+    const auto loss = [&](double step) {
+      const auto y = by_loops(x.detach() + dx * step, gain.detach() + dgain * step);
+      return (y * weights).sum().item<double>();
+    };
+    return (loss(1e-6) - loss(-1e-6)) / 2e-6;
+  };
+  const auto dx = at::randn_like(x), dgain = at::randn_like(gain);
+  const auto none = at::zeros_like(x), no_gain = at::zeros_like(gain);
+  EXPECT_NEAR((x.grad() * dx).sum().item<double>(), slope(dx, no_gain), 1e-7);
+  EXPECT_NEAR((gain.grad() * dgain).sum().item<double>(), slope(none, dgain), 1e-7);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {  // fused forms must step aside
+    const auto leaf = at::randn({3, 7}).to(type).requires_grad_(true);
+    EXPECT_TRUE(rms_norm(leaf, {}, settings_).requires_grad()) << type;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(BothPaths, RmsNorm, ::testing::ValuesIn(kBothPaths));
 
 constexpr NormHooks kNames = {"ln1.hook_scale", "ln1.hook_normalized"};
 
 TEST(RmsNormNames, ScaleIsTheRootMeanSquareAndNormalizedTimesScaleIsTheInput) {
   at::manual_seed(2);
-  OneOp op({.names = {"blocks.0.ln1.*"}});
-  const auto x = rows(33, at::kBFloat16).unsqueeze(0);
-  const auto gain = gains(33, at::kBFloat16);
-  const auto got = rms_norm(x, gain, settings_of(Path::kAutomatic), kNames, op.tap());
-  expect_one_unit(got, by_loops(x, gain), by_loops(x, gain).abs());
-  const auto scale = op.cached("blocks.0.ln1.hook_scale");
-  const auto normalized = op.cached("blocks.0.ln1.hook_normalized");
-  EXPECT_EQ(scale.scalar_type(), at::kFloat);
-  EXPECT_EQ(scale.sizes(), (at::IntArrayRef{1, 6, 1}));
-  expect_one_unit(normalized, by_loops(x, {}), by_loops(x, {}).abs());
-  expect_close((normalized * scale).to(at::kDouble), x.to(at::kDouble), 3e-7);
+  for (const Path path : kBothPaths) {
+    for (const auto type : {at::kBFloat16, at::kFloat}) {
+      OneOp op({.names = {"blocks.0.ln1.*"}});
+      const auto x = rows(33, type).unsqueeze(0), gain = gains(33, type);
+      const auto got = rms_norm(x, gain, settings_of(path), kNames, op.tap());
+      expect_one_unit(got, by_loops(x, gain), by_loops(x, gain).abs());
+      const auto scale = op.cached("blocks.0.ln1.hook_scale");
+      const auto normalized = op.cached("blocks.0.ln1.hook_normalized");
+      EXPECT_EQ(scale.scalar_type(), at::kFloat);
+      EXPECT_EQ(scale.sizes(), (at::IntArrayRef{1, 6, 1}));
+      EXPECT_EQ(normalized.scalar_type(), at::kFloat);
+      expect_one_unit(normalized, by_loops(x, {}), by_loops(x, {}).abs());
+      expect_close((normalized * scale).to(at::kDouble), x.to(at::kDouble), 3e-7);
+    }
+  }
+}
+
+// Edits and gradients of the inside are not lost to a form that hides it.
+TEST(RmsNormNames, GradientsOfScaleAndNormalizedArrive) {
+  at::manual_seed(4);
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    OneOp op({.names = {"blocks.0.ln1.*"}, .gradients = true});
+    const auto x = at::randn({1, 4, 8}).to(type), gain = gains(8, type);
+    rms_norm(x, gain, settings_of(Path::kAutomatic), kNames, op.tap()).sum().backward();
+    expect_close(op.cached("blocks.0.ln1.hook_normalized_grad"),
+                 gain.expand({1, 4, 8}).to(at::kDouble), 1e-6);
+    const auto scale = op.cached("blocks.0.ln1.hook_scale").to(at::kDouble);
+    const auto wanted = -(x.to(at::kDouble) * gain / scale.pow(2)).sum(-1, true);
+    expect_close(op.cached("blocks.0.ln1.hook_scale_grad"), wanted, 1e-5);
+  }
 }
 
 TEST(RmsNormNames, EditsOfScaleAndNormalizedReachTheResult) {
