@@ -10,21 +10,21 @@ namespace bezel::hooks {
 
 enum class Axis : std::uint8_t {
   kBatch,
-  kPos,      // token position
-  kQPos,     // position of a query
-  kKPos,     // position of a key
-  kHead,     // query head
-  kKvHead,   // key/value head
+  kPos,     // token position
+  kQPos,    // position of a query
+  kKPos,    // position of a key
+  kHead,    // query head
+  kKvHead,  // key/value head
   kDHead,
   kDModel,
   kDMlp,
-  kDPle,     // width of the per-layer embeddings
+  kDPle,  // width of the per-layer embeddings
   kDVocab,
   kLayer,
   kExpert,
-  kK,        // rank among the experts chosen for a token
+  kK,  // rank among the experts chosen for a token
   kDExpert,
-  kOne,      // length 1
+  kOne,  // length 1
 };
 
 inline constexpr std::array<std::string_view, 16> kAxisWords = {

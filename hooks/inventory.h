@@ -65,6 +65,7 @@ class Inventory {
 };
 
 /// Sizes of a value's axes with the input's sizes filled in.
-std::vector<std::int64_t> shape_of(const HookPoint& point, const Site& site, const AxisSizes& input);
+std::vector<std::int64_t> shape_of(const HookPoint& point, const Site& site,
+                                   const AxisSizes& input);
 
 }  // namespace bezel::hooks

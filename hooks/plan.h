@@ -37,7 +37,7 @@ struct PlannedValue {
 
 /// What happens to the values of one site.
 struct SitePlan {
-  RowSet live;  // any of the below
+  RowSet live;                 // any of the below
   RowSet record, edit, watch;  // watch: gradients are recorded or edited
 };
 
@@ -70,7 +70,7 @@ class Plan {
   Plan(const Request& request, const Inventory& inventory, const RunShape& shape);
   std::vector<SiteRow> firing(const Selector& selector, const RunShape& shape) const;
   bool fires(SiteRow at, const RunShape& shape) const;
-  void mark(SiteRow at, RowSet SitePlan::* set);
+  void mark(SiteRow at, RowSet SitePlan::*set);
   SiteRow origin(SiteRow at) const;
   PlannedValue planned(SiteRow at, const RunShape& shape) const;
   void plan_values(const RunShape& shape);

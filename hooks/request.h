@@ -22,7 +22,7 @@ struct HookSite {
   std::optional<int> layer;
   const HookPoint& point;
   Direction direction;
-  int step;                       // of a generation; 0 in a plain run
+  int step;                         // of a generation; 0 in a plain run
   const at::Tensor& positions;      // [batch pos] int64, absolute token positions, -1 at padding
   const at::Tensor& key_positions;  // [batch k_pos] int64, the same for the keys
 };
@@ -51,7 +51,7 @@ struct PosSlice {
 struct Request {
   std::vector<Selector> names{};  // values to record
   std::vector<Edit> edits{};      // applied in this order
-  bool gradients = false;       // record dL/d(value) of the recorded values as well
+  bool gradients = false;         // record dL/d(value) of the recorded values as well
   std::optional<PosSlice> pos_slice{};
   std::optional<at::ScalarType> dtype{};  // of recorded floating values; default: as computed
   std::optional<at::Device> device{};     // of recorded values; default: where they are

@@ -41,9 +41,9 @@ std::vector<SiteRow> Selector::expand_glob(const std::string& glob,
     }
   }
   if (chosen.empty()) {
-    throw UnknownHookError("the glob \"" + glob + "\" matches no hook point of this model; the nearest names are " +
-                           inventory.near_misses(glob) +
-                           " (on-demand names need a glob whose last part is literal)");
+    throw UnknownHookError(
+        "the glob \"" + glob + "\" matches no hook point of this model; the nearest names are " +
+        inventory.near_misses(glob) + " (on-demand names need a glob whose last part is literal)");
   }
   return chosen;
 }
@@ -57,7 +57,8 @@ std::vector<SiteRow> Selector::expand_predicate(const NamePredicate& rule,
   }
   if (chosen.empty()) {
     throw UnknownHookError(
-        "a callable or regular expression chose none of this model's hook points (it is asked about "
+        "a callable or regular expression chose none of this model's hook points (it is asked "
+        "about "
         "names such as \"blocks.0.attn.hook_z\"; on-demand names must be named exactly)");
   }
   return chosen;

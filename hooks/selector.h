@@ -15,9 +15,9 @@ using NamePredicate = std::function<bool(const std::string& name)>;
 class Selector {
  public:
   /// An exact name, or a glob with * ? [ ] in which * also crosses dots.
-  Selector(std::string name) : rule_(std::move(name)) {}       // NOLINT(google-explicit-constructor)
-  Selector(const char* name) : rule_(std::string(name)) {}     // NOLINT(google-explicit-constructor)
-  Selector(NamePredicate rule) : rule_(std::move(rule)) {}     // NOLINT(google-explicit-constructor)
+  Selector(std::string name) : rule_(std::move(name)) {}    // NOLINT(google-explicit-constructor)
+  Selector(const char* name) : rule_(std::string(name)) {}  // NOLINT(google-explicit-constructor)
+  Selector(NamePredicate rule) : rule_(std::move(rule)) {}  // NOLINT(google-explicit-constructor)
 
   /// The values it chooses, in forward order. An exact name that is unknown or absent here, and a
   /// glob or predicate that matches nothing, throw. On-demand values are chosen only by their exact
@@ -29,7 +29,8 @@ class Selector {
 
  private:
   std::vector<SiteRow> expand_glob(const std::string& glob, const Inventory& inventory) const;
-  std::vector<SiteRow> expand_predicate(const NamePredicate& rule, const Inventory& inventory) const;
+  std::vector<SiteRow> expand_predicate(const NamePredicate& rule,
+                                        const Inventory& inventory) const;
   std::variant<std::string, NamePredicate> rule_;
 };
 

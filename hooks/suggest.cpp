@@ -27,8 +27,8 @@ std::size_t distance(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-std::vector<std::string> nearest(const std::string& word, const std::vector<std::string>& candidates,
-                                 std::size_t count) {
+std::vector<std::string> nearest(const std::string& word,
+                                 const std::vector<std::string>& candidates, std::size_t count) {
   std::vector<std::pair<std::size_t, std::size_t>> ranked;  // distance, place
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     ranked.emplace_back(distance(word, candidates[i]), i);

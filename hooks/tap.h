@@ -1,5 +1,5 @@
-// A tap names a value where it is born: auto z = tap("attn.hook_z", …). Dead, it costs a branch and a
-// bit test; live, it edits, records and watches gradients. Two words, by value.
+// A tap names a value where it is born: auto z = tap("attn.hook_z", …). Dead, it costs a branch and
+// a bit test; live, it edits, records and watches gradients. Two words, by value.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +18,8 @@ class Tap {
   Tap(Run& run, int site) : run_(&run), site_(site) {}
 
   at::Tensor operator()(HookId id, at::Tensor value) const {
-    if (!live(id)) [[likely]] return value;
+    if (!live(id)) [[likely]]
+      return value;
     return run_->fire({site_, static_cast<int>(id.row())}, std::move(value));
   }
 
