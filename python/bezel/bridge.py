@@ -12,7 +12,7 @@ from bezel.errors import ArgumentError
 from bezel.hooks import Contexts, HookPair, add_hooks
 from bezel.names import HookPoint
 from bezel.plan import Plan
-from bezel.selection import NamesFilter, selectors
+from bezel.selection import NamesFilter, PosSlice, selectors, start_stop_step
 from bezel.text import PaddingSide, encode
 
 ModelInput: TypeAlias = str | list[str] | torch.Tensor
@@ -173,7 +173,7 @@ class Bridge:
         incl_bwd: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        pos_slice: int | slice | tuple[int | None, ...] | None = None,
+        pos_slice: PosSlice | None = None,
         remove_batch_dim: bool = False,
         return_cache_object: bool = True,
         **arguments: Unpack[ForwardArguments],
@@ -218,9 +218,11 @@ class Bridge:
             request.record(chosen)
         request.gradients = incl_bwd
         request.device = None if device is None else loading.find_device(device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(f"dtype is {dtype!r}; wanted a floating torch.dtype")
         request.dtype = dtype
         if pos_slice is not None:
-            request.keep_positions(*_start_stop_step(pos_slice))
+            request.keep_positions(*start_stop_step(pos_slice))
         contexts = Contexts()
         add_hooks(request, fwd_hooks or [], "fwd", contexts)
         add_hooks(request, bwd_hooks or [], "bwd", contexts)
@@ -327,17 +329,11 @@ class Bridge:
             if core_input.tokens is not None:
                 raise ArgumentError("tokens= belongs to a float input; this input has ids itself")
             core_input.tokens = tokens
-        state = arguments.get("start_state")
-        _set(
-            core_input,
-            attention_mask=mask,
-            position_ids=arguments.get("position_ids"),
-            token_types=arguments.get("mm_token_type_ids"),
-            start_at_layer=arguments.get("start_at_layer"),
-            stop_at_layer=arguments.get("stop_at_layer"),
-            logits_to_keep=arguments.get("logits_to_keep"),
-            start_state=None if state is None else dict(state.items()),
-        )
+        if mask is not None:
+            _set(core_input, "attention_mask", mask, "a tensor [batch pos]")
+        for name, wanted in _FIELDS.items():
+            if (value := arguments.get(name)) is not None:
+                _set(core_input, name, value, wanted)
         return core_input
 
 
@@ -347,10 +343,25 @@ class _Run:
         self.cache = cache
 
 
-def _set(core_input: _C.Input, **fields: Any) -> None:
-    for name, value in fields.items():
-        if value is not None:
-            setattr(core_input, name, value)
+# Arguments that the core takes as they are, and what they should be.
+_FIELDS = {
+    "position_ids": "a tensor [batch pos]",
+    "mm_token_type_ids": "a tensor [batch pos]",
+    "start_at_layer": "an int",
+    "stop_at_layer": "an int",
+    "logits_to_keep": "an int",
+    "start_state": "tensors by name",
+}
+_CORE_NAMES = {"mm_token_type_ids": "token_types"}
+
+
+def _set(core_input: _C.Input, name: str, value: Any, wanted: str) -> None:
+    if isinstance(value, ActivationCache):
+        value = dict(value.items())
+    try:
+        setattr(core_input, _CORE_NAMES.get(name, name), value)
+    except TypeError:
+        raise ArgumentError(f"{name} is a {type(value).__name__}; wanted {wanted}") from None
 
 
 def _refuse_unknown(arguments: ForwardArguments) -> None:
@@ -380,17 +391,3 @@ def _labels(core_input: _C.Input, arguments: ForwardArguments) -> torch.Tensor:
     if keep is not None and keep != labels.shape[-1]:
         raise ArgumentError("the loss needs the logits of every position; leave logits_to_keep out")
     return labels.unsqueeze(0) if labels.dim() == 1 else labels
-
-
-def _start_stop_step(
-    cut: int | slice | tuple[int | None, ...],
-) -> tuple[int | None, int | None, int]:
-    if isinstance(cut, int):
-        return cut, cut + 1 if cut != -1 else None, 1
-    if isinstance(cut, slice):
-        return cut.start, cut.stop, 1 if cut.step is None else cut.step
-    if isinstance(cut, tuple) and len(cut) in (2, 3):
-        return _start_stop_step(slice(*cut))
-    raise ArgumentError(
-        f"pos_slice is {cut!r}; wanted an index, a slice, (start, stop) or (start, stop, step)"
-    )

@@ -1,4 +1,4 @@
-"""Every form in which a user may name values → the core's selectors."""
+"""Every form in which a user may choose values and positions → what the core takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bezel.hook_names import HookName
 
 OneName: TypeAlias = HookName | str | re.Pattern[str] | Callable[[str], bool]
 NamesFilter: TypeAlias = OneName | Iterable[OneName] | None
+PosSlice: TypeAlias = int | slice | tuple[int | None, ...]
 
 
 def selector(name: OneName) -> _C.Selector:
@@ -45,3 +46,16 @@ def selectors(names: NamesFilter) -> list[_C.Selector]:
             "None for every name"
         )
     return chosen
+
+
+def start_stop_step(cut: PosSlice) -> tuple[int | None, int | None, int]:
+    """The three numbers of a pos_slice; an index is a slice of length 1."""
+    if isinstance(cut, int):
+        return cut, cut + 1 if cut != -1 else None, 1
+    if isinstance(cut, slice):
+        return cut.start, cut.stop, 1 if cut.step is None else cut.step
+    if isinstance(cut, tuple) and len(cut) in (2, 3):
+        return start_stop_step(slice(*cut))
+    raise ArgumentError(
+        f"pos_slice is {cut!r}; wanted an index, a slice, (start, stop) or (start, stop, step)"
+    )

@@ -27,6 +27,10 @@ def encode(
     padding_side: PaddingSide | None,
 ) -> Encoded:
     """Ids of each text, <bos> first unless it is there already, padded to equal lengths."""
+    texts = [text] if isinstance(text, str) else text
+    is_texts = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
+    if not is_texts or not texts:
+        raise ArgumentError(f"the input is {text!r}; wanted a tensor, a text or a list of texts")
     if tokenizer is None:
         raise ArgumentError(
             "the input is text and this model has no tokenizer (no tokenizer.json in its folder, "
@@ -34,10 +38,6 @@ def encode(
         )
     if padding_side not in (None, "left", "right"):
         raise ArgumentError(f'padding_side is {padding_side!r}; wanted "left" or "right"')
-    texts = [text] if isinstance(text, str) else text
-    is_texts = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
-    if not texts or not is_texts:
-        raise ArgumentError(f"the input is {text!r}; wanted a text or a list of texts")
     rows = [_ids(one, tokenizer, spec.bos_token_id, prepend_bos) for one in texts]
     longest = max(map(len, rows))
     if longest == 0 or min(map(len, rows)) == 0:
