@@ -178,6 +178,12 @@ def test_dtype_is_taken_by_floats_and_not_by_integers(lab: Lab, dtype: torch.dty
         assert torch.equal(cache[name], value if name in integers else value.to(dtype)), name
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, "float32", float])
+def test_a_dtype_that_floats_cannot_take_is_refused(bridge: Any, dtype: Any) -> None:
+    with pytest.raises(ArgumentError, match="floating"):
+        bridge.run_with_cache(TOKENS, dtype=dtype)
+
+
 def test_device_is_where_values_are_kept(bridge: Any) -> None:
     _, cache = bridge.run_with_cache(TOKENS, device="cpu")
     assert {value.device.type for value in cache.values()} == {"cpu"}

@@ -262,6 +262,15 @@ BAD_ARGUMENTS = {
     "positions of floats": (ArgumentError, {"position_ids": ONES.float()}, "position_ids"),
     "positions below zero": (ArgumentError, {"position_ids": ONES - 2}, "negative"),
     "positions of another shape": (ArgumentError, {"position_ids": ONES[0]}, "position_ids"),
+    "a mask that is no tensor": (
+        ArgumentError,
+        {"attention_mask": [[1] * 9] * 2},
+        "attention_mask is a list; wanted a tensor",
+    ),
+    "types that are no tensor": (ArgumentError, {"mm_token_type_ids": 0}, "mm_token_type_ids"),
+    "a layer between layers": (ArgumentError, {"stop_at_layer": 2.0}, "stop_at_layer is a float"),
+    "a count that is none": (ArgumentError, {"logits_to_keep": "3"}, "logits_to_keep is a str"),
+    "a state without names": (ArgumentError, {"start_state": [1]}, "start_state is a list"),
     "token types of another shape": (
         ArgumentError,
         {"mm_token_type_ids": ONES[:, :3]},
@@ -309,12 +318,13 @@ BAD_INPUTS = {
     "three axes": torch.zeros(1, 2, 3, dtype=torch.int64),
     "a number": torch.tensor(5),
     "booleans": torch.ones(1, 3, dtype=torch.bool),
+    "an array": torch.ones(1, 3, dtype=torch.int64).numpy(),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_INPUTS)
 def test_an_input_that_is_none_is_refused(bridge: Any, kind: str) -> None:
-    with pytest.raises(ArgumentError, match="token"):
+    with pytest.raises(ArgumentError, match="token|tensor"):
         bridge(BAD_INPUTS[kind])
 
 
