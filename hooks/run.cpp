@@ -18,7 +18,7 @@ std::string describe(const at::Tensor& value) {
 
 // The run goes on with a tensor that nobody outside can write to: a hook may keep what it was
 // given, or return what it holds.
-at::Tensor owned(at::Tensor value) {
+at::Tensor owned(const at::Tensor& value) {
   const bool ours = value.use_count() == 1 && value.storage().use_count() == 1;
   return ours ? value : value.clone();
 }
@@ -31,7 +31,7 @@ at::Tensor applied(const std::vector<HookFunction>& functions, at::Tensor value,
     if (!result.defined()) result = given;
     given.reset();
     result = checked(result, value, at.name);
-    value = owned(std::move(result));
+    value = owned(result);
   }
   return value;
 }
