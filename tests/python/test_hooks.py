@@ -282,6 +282,35 @@ def test_branch_inputs_leave_the_skip_path_alone(lab: Lab, bridge: Any) -> None:
         torch.testing.assert_close(post, scalar * (mid + mlp_out + ple_out))
 
 
+READ_ATTN_IN = ["ln1.hook_normalized", *(f"attn.hook_{x}" for x in "qkv")]
+READ_MLP_IN = [
+    *("ln2.hook_scale", "mlp.hook_pre", "mlp.hook_pre_linear"),
+    *("ln2_moe.hook_scale", "moe.hook_router_logits"),
+]
+
+
+@pytest.mark.parametrize(
+    ("branch", "readers"),
+    [
+        ("hook_attn_in", READ_ATTN_IN),
+        ("hook_q_input", ["attn.hook_q"]),
+        ("hook_k_input", ["attn.hook_k"]),
+        ("hook_v_input", ["attn.hook_v"]),
+        ("hook_mlp_in", READ_MLP_IN),
+    ],
+)
+def test_a_branch_input_reaches_all_that_read_it_and_nothing_else(
+    lab: Lab, branch: str, readers: list[str]
+) -> None:
+    bridge, at = lab.bridge("moe", path="open"), "blocks.1."  # where keys are not values
+    looked = READ_MLP_IN if branch == "hook_mlp_in" else READ_ATTN_IN
+    _, plain = bridge.run_with_cache(TOKENS, "*")
+    hooks = [(at + branch, lambda x, hook: x.flip(-1) + 1)]
+    _, cache = bridge.run_with_cache(TOKENS, "*", fwd_hooks=hooks)
+    changed = [row for row in looked if not torch.equal(cache[at + row], plain[at + row])]
+    assert changed == [row for row in looked if row in readers]
+
+
 def test_forced_experts_get_weights_from_the_probabilities(lab: Lab) -> None:
     bridge = lab.bridge("moe")
     at = "blocks.2.moe."
