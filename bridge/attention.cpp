@@ -15,7 +15,7 @@ KeysValues own_keys_values(const Projections& own, const AttentionWeights& w,
                            const Rotation& rotation, const Context& context, Tap tap) {
   const auto k = tap("attn.hook_k_normed", ops::rms_norm(own.k, w.k_norm, context));
   const auto v = tap("attn.hook_v_normed", ops::rms_norm(own.v, {}, context));
-  return {tap("attn.hook_rot_k", ops::rotate(k, rotation)), v};
+  return {tap("attn.hook_rot_k", ops::rotate(k, rotation, context.path)), v};
 }
 
 KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
@@ -42,7 +42,7 @@ at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& we
   const Rotation& rotation = context.rotations[layer];
   const auto own = project_qkv(tap("hook_attn_in", stream), weights, spec, context, tap);
   const auto q_normed = tap("attn.hook_q_normed", ops::rms_norm(own.q, w.q_norm, context));
-  const auto q = tap("attn.hook_rot_q", ops::rotate(q_normed, rotation));
+  const auto q = tap("attn.hook_rot_q", ops::rotate(q_normed, rotation, context.path));
   const KeysValues kv = spec.donor ? shared_keys_values(donated[*spec.donor].value(), tap)
                                    : own_keys_values(own, w, rotation, context, tap);
   if (spec.donates) donated[layer] = kv;

@@ -37,7 +37,8 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
                         const AttentionSpec& spec, const Context& context, hooks::Tap tap);
 
 /// The dense MLP on normed input [batch pos d_model] → mlp.hook_out.
-at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, hooks::Tap tap);
+at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, const Context& context,
+               hooks::Tap tap);
 
 /// The experts' half of the feed-forward on the un-normed stream → normed sum of experts.
 at::Tensor experts(const at::Tensor& stream, const MoeWeights& weights, const MoeSpec& spec,

@@ -8,11 +8,11 @@ namespace bezel::bridge {
 
 using hooks::Tap;
 
-at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, Tap tap) {
+at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, const Context& context, Tap tap) {
   const auto gate_up = at::linear(x, weights.gate_up).chunk(2, -1);
   const auto gate = tap("mlp.hook_pre", gate_up[0]);
   const auto up = tap("mlp.hook_pre_linear", gate_up[1]);
-  const auto post = tap("mlp.hook_post", ops::gated_gelu(gate, up));
+  const auto post = tap("mlp.hook_post", ops::gated_gelu(gate, up, context.path));
   return tap("mlp.hook_out", at::linear(post, weights.down));
 }
 
@@ -21,7 +21,7 @@ at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,
   const auto branch_input = tap("hook_mlp_in", stream);
   auto sum = mlp(ops::rms_norm(branch_input, weights.ln2, context,
                                {"ln2.hook_scale", "ln2.hook_normalized"}, tap),
-                 weights.mlp, tap);
+                 weights.mlp, context, tap);
   if (weights.moe) {
     // Two statements: C++ leaves open which operand of a + is computed, and tapped, first.
     sum = ops::rms_norm(sum, weights.moe->ln2_dense_post, context,

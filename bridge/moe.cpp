@@ -55,7 +55,7 @@ at::Tensor experts(const at::Tensor& stream, const MoeWeights& w, const MoeSpec&
   const auto gate_up = ops::expert_linear(copies, routes.indices, w.gate_up).chunk(2, -1);
   const auto gate = tap("moe.hook_expert_pre", gate_up[0]);
   const auto up = tap("moe.hook_expert_pre_linear", gate_up[1]);
-  const auto post = tap("moe.hook_expert_post", ops::gated_gelu(gate, up));
+  const auto post = tap("moe.hook_expert_post", ops::gated_gelu(gate, up, context.path));
   const auto down = ops::expert_linear(post, routes.indices, w.down);
   const auto weighted = (down * routes.weights.unsqueeze(-1)).to(x.scalar_type());
   const auto sum = tap("moe.hook_out", tap("moe.hook_expert_out", weighted).sum(2));

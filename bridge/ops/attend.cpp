@@ -54,7 +54,10 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         .view({q.size(0), q.size(2), q.size(1), k.size(1)});
   const auto scores = tap("attn.hook_attn_scores", dots + mask.additive);
   const auto pattern = tap("attn.hook_pattern", at::softmax(scores, -1));
-  return at::matmul(by_kv_head(pattern, n_kv_heads), values).view(heads.sizes()).transpose(1, 2);
+  return at::matmul(by_kv_head(pattern, n_kv_heads), values)
+      .view(heads.sizes())
+      .transpose(1, 2)
+      .contiguous();
 }
 
 Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/fused.h"
 
 namespace bezel::ops {
 
-at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up) {
+at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up, Path path) {
+  if (path != Path::kOpen && fused::can_run({gate, up})) return fused::gated_gelu(gate, up);
   // One memory layout: gelu rounds differently where a row ends amid a vector register, and a hook
   // that returns its value unchanged hands back a contiguous copy.
   auto y = widened(gate).contiguous();

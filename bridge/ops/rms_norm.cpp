@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "bezel/bridge/ops/dtype.h"
-#include "bezel/bridge/ops/rms_norm_fused.h"
+#include "bezel/bridge/ops/fused.h"
 
 namespace bezel::ops {
 namespace {
@@ -20,7 +20,7 @@ at::Tensor with_gain(const at::Tensor& normalized, const at::Tensor& gain) {
 
 // The norm where nothing inside it is named or asked for.
 at::Tensor closed(const at::Tensor& x, const at::Tensor& gain, const Settings& settings) {
-  if (fused::can_rms_norm(x, gain)) {
+  if (fused::can_run({x, gain})) {
     return fused::rms_norm(x, gain, settings.norm_eps, fused::NormOutputs::kOut).out;
   }
   const std::optional<at::Tensor> weight = gain.defined() ? std::optional(gain) : std::nullopt;
@@ -33,7 +33,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings&
                     const NormHooks& names, hooks::Tap tap) {
   const bool open = settings.path == Path::kOpen;
   if (!open && !tap.any_live({names.scale, names.normalized})) return closed(x, gain, settings);
-  if (!open && !tap.any_changes({names.scale, names.normalized}) && fused::can_rms_norm(x, gain)) {
+  if (!open && !tap.any_changes({names.scale, names.normalized}) && fused::can_run({x, gain})) {
     const auto values = fused::rms_norm(x, gain, settings.norm_eps, fused::NormOutputs::kAll);
     tap(names.scale, values.scale);
     tap(names.normalized, values.normalized);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/fused.h"
 
 namespace bezel::ops {
 
@@ -16,7 +17,8 @@ Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::i
   return {angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)};
 }
 
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, Path path) {
+  if (path != Path::kOpen && fused::can_run({x})) return fused::rotate(x, rotation);
   const auto halves = widened(x).chunk(2, -1);
   const auto& first = halves[0];
   const auto& second = halves[1];

@@ -13,6 +13,6 @@ Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::i
                        at::ScalarType model_type);
 
 /// x [batch pos head d_head] → the same, turned by its position, in x's dtype, rounded once.
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, Path path);
 
 }  // namespace bezel::ops

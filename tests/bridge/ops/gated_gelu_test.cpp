@@ -29,35 +29,39 @@ at::Tensor noise(const at::Tensor& gate, const at::Tensor& up) {
   return (gate.to(at::kDouble) * up.to(at::kDouble)).abs();
 }
 
-TEST(GatedGelu, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
+class GatedGelu : public ::testing::TestWithParam<Path> {};
+
+TEST_P(GatedGelu, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
   const auto [gate, up] = inputs(at::kBFloat16);
-  expect_one_unit(gated_gelu(gate, up), by_loops(gate, up), noise(gate, up), 2);
+  expect_one_unit(gated_gelu(gate, up, GetParam()), by_loops(gate, up), noise(gate, up), 2);
 }
 
-TEST(GatedGelu, InFloat32AndFloat64FollowsTheLoops) {
+TEST_P(GatedGelu, InFloat32AndFloat64FollowsTheLoops) {
   const auto [gate, up] = inputs(at::kFloat);
-  expect_one_unit(gated_gelu(gate, up), by_loops(gate, up), noise(gate, up), 4);
+  expect_one_unit(gated_gelu(gate, up, GetParam()), by_loops(gate, up), noise(gate, up), 4);
   const auto [wide_gate, wide_up] = inputs(at::kDouble);
-  expect_close(gated_gelu(wide_gate, wide_up), by_loops(wide_gate, wide_up), 1e-15);
+  expect_close(gated_gelu(wide_gate, wide_up, GetParam()), by_loops(wide_gate, wide_up), 1e-15);
 }
 
-TEST(GatedGelu, IsTheTanhApproximationAndNotTheExactGelu) {
+TEST_P(GatedGelu, IsTheTanhApproximationAndNotTheExactGelu) {
   const auto gate = at::full({1}, 2.0, at::kDouble), one = at::ones({1}, at::kDouble);
   const double exact = 1.0 + std::erf(std::sqrt(2.0));
-  EXPECT_NEAR(gated_gelu(gate, one).item<double>(), 1.9545976940877750, 1e-15);
+  EXPECT_NEAR(gated_gelu(gate, one, GetParam()).item<double>(), 1.9545976940877750, 1e-15);
   EXPECT_GT(std::abs(1.9545976940877750 - exact), 9e-5);
 }
 
-TEST(GatedGelu, HalvesOfOneMatrixProductGiveTheSameBitsAsTensorsOfTheirOwn) {
+TEST_P(GatedGelu, HalvesOfOneMatrixProductGiveTheSameBitsAsTensorsOfTheirOwn) {
   at::manual_seed(2);
   for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
     for (const std::int64_t d : {1, 3, 10, 31, 32, 33}) {
       const auto packed = at::randn({2, 3, 2 * d}, at::kDouble).to(type).chunk(2, -1);
-      const auto own = gated_gelu(packed[0].contiguous(), packed[1].contiguous());
-      EXPECT_TRUE(at::equal(gated_gelu(packed[0], packed[1]), own)) << type << " " << d;
+      const auto own = gated_gelu(packed[0].contiguous(), packed[1].contiguous(), GetParam());
+      EXPECT_TRUE(at::equal(gated_gelu(packed[0], packed[1], GetParam()), own)) << type << " " << d;
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(BothPaths, GatedGelu, ::testing::ValuesIn(kBothPaths));
 
 }  // namespace
 }  // namespace bezel::ops

@@ -72,58 +72,76 @@ TEST(Rope, AnglesArePositionTimesThetaToTheMinusTwoIOverDHead) {
   }
 }
 
-TEST(Rope, PairsBeyondTheRotatedOnesStandStill) {
+class RopeOnBothPaths : public ::testing::TestWithParam<Path> {};
+
+TEST_P(RopeOnBothPaths, PairsBeyondTheRotatedOnesStandStill) {
   const Head head = {16, {1e6, 2}};
   const auto x = at::randn({1, 3, 2, 16}, at::kDouble);
-  const auto got = rotate(x, make_rotation(at::tensor({0, 5, 900}, at::kLong).view({1, 3}),
-                                           head.spec, 16, at::kDouble));
+  const auto got = rotate(
+      x, make_rotation(at::tensor({0, 5, 900}, at::kLong).view({1, 3}), head.spec, 16, at::kDouble),
+      GetParam());
   const auto still = at::cat({at::arange(2, 8), at::arange(10, 16)});
   EXPECT_TRUE(at::equal(got.index_select(3, still), x.index_select(3, still)));
   EXPECT_FALSE(
       at::allclose(got.narrow(3, 0, 2).narrow(1, 1, 2), x.narrow(3, 0, 2).narrow(1, 1, 2)));
 }
 
-TEST(Rope, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
+TEST_P(RopeOnBothPaths, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
   at::manual_seed(1);
   const auto positions = at::arange(0, 66).view({2, 33}) * 61;
   for (const Head& head : kHeads) {
     const auto x = (at::randn({2, 33, 2, head.d_head}) * 4).to(at::kBFloat16);
     const auto rotation = make_rotation(positions, head.spec, head.d_head, at::kBFloat16);
-    expect_one_unit(rotate(x, rotation), by_loops(x, rotation.cos, rotation.sin), pair_size(x), 2);
+    expect_one_unit(rotate(x, rotation, GetParam()), by_loops(x, rotation.cos, rotation.sin),
+                    pair_size(x), 2);
   }
 }
 
-TEST(Rope, InFloat32AndFloat64FollowsTheLoops) {
+TEST_P(RopeOnBothPaths, InFloat32AndFloat64FollowsTheLoops) {
   at::manual_seed(2);
   for (const Head& head : kHeads) {
     for (const auto& [type, bound] : {std::pair{at::kFloat, 3e-7}, {at::kDouble, 1e-15}}) {
       const auto x = at::randn({2, 5, 3, head.d_head}, type);
       const auto rotation = make_rotation(at::arange(5).unsqueeze(0), head.spec, head.d_head, type);
-      expect_close(rotate(x, rotation), by_loops(x, rotation.cos, rotation.sin), bound);
+      expect_close(rotate(x, rotation, GetParam()), by_loops(x, rotation.cos, rotation.sin), bound);
     }
   }
 }
 
-TEST(Rope, PositionZeroTurnsNothing) {
-  for (const auto type : {at::kBFloat16, at::kFloat, at::kDouble}) {
-    const auto x = at::randn({1, 1, 2, 16}).to(type);
-    const auto rotation = make_rotation(at::zeros({1, 1}, at::kLong), {1e4, 8}, 16, type);
-    EXPECT_TRUE(at::equal(rotate(x, rotation), x));
+TEST_P(RopeOnBothPaths, ReadsTheHeadsOfAJointProjectionWhereTheyLie) {
+  at::manual_seed(4);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const auto rotation = make_rotation(at::arange(10).view({2, 5}), {1e4, 4}, 8, type);
+    const auto heads = at::randn({2, 5, 40}).to(type).narrow(-1, 8, 24).unflatten(-1, {3, 8});
+    EXPECT_TRUE(at::equal(rotate(heads, rotation, GetParam()),
+                          rotate(heads.contiguous(), rotation, GetParam())));
   }
 }
 
-TEST(Rope, ScoresDependOnTheDistanceAlone) {
+TEST_P(RopeOnBothPaths, PositionZeroTurnsNothing) {
+  for (const auto type : {at::kBFloat16, at::kFloat, at::kDouble}) {
+    const auto x = at::randn({1, 1, 2, 16}).to(type);
+    const auto rotation = make_rotation(at::zeros({1, 1}, at::kLong), {1e4, 8}, 16, type);
+    EXPECT_TRUE(at::equal(rotate(x, rotation, GetParam()), x));
+  }
+}
+
+TEST_P(RopeOnBothPaths, ScoresDependOnTheDistanceAlone) {
   at::manual_seed(3);
   const auto q = at::randn({1, 1, 1, 64}, at::kDouble), k = at::randn({1, 1, 1, 64}, at::kDouble);
   const auto score = [&](std::int64_t query, std::int64_t key) {
     const auto at_place = [](std::int64_t place) {
       return make_rotation(at::full({1, 1}, place, at::kLong), {1e4, 32}, 64, at::kDouble);
     };
-    return (rotate(q, at_place(query)) * rotate(k, at_place(key))).sum().item<double>();
+    return (rotate(q, at_place(query), GetParam()) * rotate(k, at_place(key), GetParam()))
+        .sum()
+        .item<double>();
   };
   EXPECT_NEAR(score(7, 3), score(1004, 1000), 1e-11);
   EXPECT_GT(std::abs(score(7, 3) - score(7, 4)), 1e-3);
 }
+
+INSTANTIATE_TEST_SUITE_P(BothPaths, RopeOnBothPaths, ::testing::ValuesIn(kBothPaths));
 
 }  // namespace
 }  // namespace bezel::ops

@@ -1,0 +1,32 @@
+// The kernels: ops in one pass over their inputs. Each op's own file chooses between its open form,
+// which is the truth, and the kernel here.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "bezel/bridge/ops/context.h"
+
+namespace bezel::ops::fused {
+
+/// True where the kernels exist: tensors on CPU, all float32 or all bfloat16 (undefined ones do not
+/// count), none empty, and nothing to differentiate.
+bool can_run(std::initializer_list<at::Tensor> inputs);
+
+struct NormValues {
+  at::Tensor out;         // [… d], in x's dtype
+  at::Tensor scale;       // [… 1] float32; undefined unless inner values were asked for
+  at::Tensor normalized;  // [… d] float32; the same
+};
+enum class NormOutputs : std::uint8_t { kOut, kAll };
+NormValues rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, NormOutputs outputs);
+
+/// x [batch pos head d_head], turned by float32 cos and sin.
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
+
+/// gate, up [… d] → gelu(gate) * up.
+at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up);
+
+}  // namespace bezel::ops::fused
