@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import torch
 
 from bezel import _C, loading, tree
+from bezel.arguments import ForwardArguments, ModelInput, Result, core_input, labels_of
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
 from bezel.hooks import Contexts, HookPair, add_hooks
-from bezel.names import HookPoint
+from bezel.names import HookPoint, points_of
 from bezel.plan import Plan
 from bezel.selection import NamesFilter, PosSlice, selectors, start_stop_step
 from bezel.text import PaddingSide, encode
 
-ModelInput: TypeAlias = str | list[str] | torch.Tensor
-ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
-Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
 PathName: TypeAlias = Literal["automatic", "open"]
-
-
-class ForwardArguments(TypedDict, total=False):
-    """Everything that `Bridge.forward` takes beside its input."""
-
-    return_type: ReturnType
-    loss_per_token: bool
-    prepend_bos: bool | None
-    padding_side: PaddingSide | None
-    attention_mask: torch.Tensor | None
-    position_ids: torch.Tensor | None
-    mm_token_type_ids: torch.Tensor | None
-    start_at_layer: int | None
-    stop_at_layer: int | None
-    logits_to_keep: int | None
-    labels: torch.Tensor | None
-    tokens: torch.Tensor | None
-    start_state: dict[str, torch.Tensor] | ActivationCache | None
 
 
 class Bridge:
@@ -114,10 +94,7 @@ class Bridge:
 
     def hook_points(self) -> list[HookPoint]:
         """Every named value of this model, in the order in which a run computes them."""
-        return [
-            HookPoint(name, tuple(axes), tuple(shape), access, where, doc, layer)
-            for name, axes, shape, access, where, doc, layer in self._core.hook_points()
-        ]
+        return points_of(self._core)
 
     def to_tokens(
         self,
@@ -279,115 +256,33 @@ class Bridge:
         for chosen in selectors(names_filter):
             request.record(chosen)
         add_hooks(request, fwd_hooks or [], "fwd", Contexts())
-        core_input = _C.Input()
-        core_input.tokens = torch.zeros(input_shape, dtype=torch.int64)
-        return Plan(self._core.plan(core_input, request))
+        made = _C.Input()
+        made.tokens = torch.zeros(input_shape, dtype=torch.int64)
+        return Plan(self._core.plan(made, request))
 
     def __repr__(self) -> str:
-        return tree.text(self, self._name)
+        return tree.text(self._core, self._name)
 
     def _run(self, input: ModelInput, request: _C.Request, arguments: ForwardArguments) -> _Run:
-        _refuse_unknown(arguments)
         return_type = arguments.get("return_type", "logits")
         if return_type not in ("logits", "loss", "both", None):
             raise ArgumentError(
                 f'return_type is {return_type!r}; wanted "logits", "loss", "both" or None'
             )
-        core_input = self._input(input, arguments)
+        made = core_input(input, arguments, self.tokenizer, self.cfg)
         wants_loss = return_type in ("loss", "both")
         if wants_loss:
-            labels = _labels(core_input, arguments)
+            labels = labels_of(made, arguments)
         output = _C.Output.nothing if return_type is None else _C.Output.logits
-        run = self._core.run(core_input, request, self._path, output)
+        run = self._core.run(made, request, self._path, output)
         if not wants_loss:
             return _Run(run.output, run.cache)
         compute = _C.loss_per_token if arguments.get("loss_per_token") else _C.mean_loss
         loss = compute(run.output, labels.to(run.output.device), run.valid)
         return _Run(loss if return_type == "loss" else (run.output, loss), run.cache)
 
-    def _input(self, input: ModelInput, arguments: ForwardArguments) -> _C.Input:
-        core_input = _C.Input()
-        mask = arguments.get("attention_mask")
-        if isinstance(input, torch.Tensor):
-            _refuse_arguments_of_text(arguments)
-            if input.is_floating_point():
-                core_input.embeddings = input
-            else:
-                core_input.tokens = input.unsqueeze(0) if input.dim() == 1 else input
-        else:
-            encoded = encode(
-                input,
-                self.tokenizer,
-                self.cfg,
-                arguments.get("prepend_bos"),
-                arguments.get("padding_side"),
-            )
-            core_input.tokens = encoded.tokens
-            mask = encoded.attention_mask if mask is None else mask
-        tokens = arguments.get("tokens")
-        if tokens is not None:
-            if core_input.tokens is not None:
-                raise ArgumentError("tokens= belongs to a float input; this input has ids itself")
-            core_input.tokens = tokens
-        if mask is not None:
-            _set(core_input, "attention_mask", mask, "a tensor [batch pos]")
-        for name, wanted in _FIELDS.items():
-            if (value := arguments.get(name)) is not None:
-                _set(core_input, name, value, wanted)
-        return core_input
-
 
 class _Run:
     def __init__(self, result: Result, cache: _C.ActivationCache) -> None:
         self.result = result
         self.cache = cache
-
-
-# Arguments that the core takes as they are, and what they should be.
-_FIELDS = {
-    "position_ids": "a tensor [batch pos]",
-    "mm_token_type_ids": "a tensor [batch pos]",
-    "start_at_layer": "an int",
-    "stop_at_layer": "an int",
-    "logits_to_keep": "an int",
-    "start_state": "tensors by name",
-}
-_CORE_NAMES = {"mm_token_type_ids": "token_types"}
-
-
-def _set(core_input: _C.Input, name: str, value: Any, wanted: str) -> None:
-    if isinstance(value, ActivationCache):
-        value = dict(value.items())
-    try:
-        setattr(core_input, _CORE_NAMES.get(name, name), value)
-    except TypeError:
-        raise ArgumentError(f"{name} is a {type(value).__name__}; wanted {wanted}") from None
-
-
-def _refuse_unknown(arguments: ForwardArguments) -> None:
-    unknown = [name for name in arguments if name not in ForwardArguments.__annotations__]
-    if unknown:
-        known = ", ".join(ForwardArguments.__annotations__)
-        raise TypeError(f"unknown argument {unknown[0]!r}; wanted one of {known}")
-
-
-def _refuse_arguments_of_text(arguments: ForwardArguments) -> None:
-    for name in ("prepend_bos", "padding_side"):
-        if arguments.get(name) is not None:
-            raise ArgumentError(
-                f"{name}= says how text becomes tokens, and this input is a tensor; leave it out"
-            )
-
-
-def _labels(core_input: _C.Input, arguments: ForwardArguments) -> torch.Tensor:
-    labels = arguments.get("labels")
-    if arguments.get("stop_at_layer") is not None:
-        raise ArgumentError("the loss needs logits, and stop_at_layer ends the run before them")
-    if labels is None:
-        if core_input.tokens is None:
-            raise ArgumentError("the loss of a float input needs labels= (or tokens=)")
-        labels = core_input.tokens
-    keep = arguments.get("logits_to_keep")
-    if keep is not None and keep != labels.shape[-1]:
-        raise ArgumentError("the loss needs the logits of every position; leave logits_to_keep out")
-    return labels.unsqueeze(0) if labels.dim() == 1 else labels

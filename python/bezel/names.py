@@ -20,6 +20,14 @@ class HookPoint(NamedTuple):
     layer: int | None
 
 
+def points_of(core: _C.Bridge) -> list[HookPoint]:
+    """Every named value of a model, in the order in which a run computes them."""
+    return [
+        HookPoint(name, tuple(axes), tuple(shape), access, where, doc, layer)
+        for name, axes, shape, access, where, doc, layer in core.hook_points()
+    ]
+
+
 class TableRow(NamedTuple):
     """One row of the table: a value of every model, or of every block that `where` fits."""
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from bezel import _C
-from bezel.names import HookPoint
-
-if TYPE_CHECKING:
-    from bezel.bridge import Bridge
+from bezel.names import HookPoint, points_of
 
 _BLOCK = "blocks."
 
 
-def text(bridge: Bridge, name: str) -> str:
+def text(core: _C.Bridge, name: str) -> str:
     """The tree; blocks that are alike share a branch."""
-    points = bridge.hook_points()
-    lines = [_headline(bridge, name)]
+    points = points_of(core)
+    lines = [_headline(core, name)]
     blocks = [point for point in points if point.layer is not None]
     before = points[: points.index(blocks[0])]
     after = points[points.index(blocks[-1]) + 1 :]
     lines += [f"├─ {_line(point.name, point)}" for point in before]
     for layers, block in _alike(blocks):
-        lines.append(f"├─ {_blocks_title(bridge.cfg, layers)}")
+        lines.append(f"├─ {_blocks_title(core.spec, layers)}")
         lines += [f"│  ├─ {_line(_within_block(point.name), point)}" for point in block[:-1]]
         lines.append(f"│  └─ {_line(_within_block(block[-1].name), block[-1])}")
     lines += [f"├─ {_line(point.name, point)}" for point in after[:-1]]
@@ -32,15 +28,15 @@ def text(bridge: Bridge, name: str) -> str:
     return "\n".join(lines)
 
 
-def _headline(bridge: Bridge, name: str) -> str:
-    cfg = bridge.cfg
+def _headline(core: _C.Bridge, name: str) -> str:
+    cfg = core.spec
     parts = [
         f"{cfg.n_layers} blocks",
         f"d_model {cfg.d_model}",
         f"{cfg.n_heads} heads",
         f"vocabulary {cfg.d_vocab:,}",
-        f"{bridge.n_parameters:,} parameters",
-        f"{str(bridge.dtype).removeprefix('torch.')} on {bridge.device}",
+        f"{core.n_parameters:,} parameters",
+        f"{str(core.dtype).removeprefix('torch.')} on {core.device}",
     ]
     return f"Bridge({name}: {cfg.family}, {', '.join(parts)})"
 

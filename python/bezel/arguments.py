@@ -1,0 +1,121 @@
+"""What a forward takes, and how it reaches the core."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import torch
+
+from bezel import _C
+from bezel.cache import ActivationCache
+from bezel.errors import ArgumentError
+from bezel.text import PaddingSide, encode
+
+ModelInput: TypeAlias = str | list[str] | torch.Tensor
+ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
+Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
+
+
+class ForwardArguments(TypedDict, total=False):
+    """Everything that `Bridge.forward` takes beside its input."""
+
+    return_type: ReturnType
+    loss_per_token: bool
+    prepend_bos: bool | None
+    padding_side: PaddingSide | None
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor | None
+    mm_token_type_ids: torch.Tensor | None
+    start_at_layer: int | None
+    stop_at_layer: int | None
+    logits_to_keep: int | None
+    labels: torch.Tensor | None
+    tokens: torch.Tensor | None
+    start_state: dict[str, torch.Tensor] | ActivationCache | None
+
+
+def core_input(
+    input: ModelInput, arguments: ForwardArguments, tokenizer: Any | None, spec: _C.ModelSpec
+) -> _C.Input:
+    """The input as the core takes it. Raises ArgumentError that names the argument."""
+    _refuse_unknown(arguments)
+    made = _C.Input()
+    mask = arguments.get("attention_mask")
+    if isinstance(input, torch.Tensor):
+        _refuse_arguments_of_text(arguments)
+        if input.is_floating_point():
+            made.embeddings = input
+        else:
+            made.tokens = input.unsqueeze(0) if input.dim() == 1 else input
+    else:
+        encoded = encode(
+            input,
+            tokenizer,
+            spec,
+            arguments.get("prepend_bos"),
+            arguments.get("padding_side"),
+        )
+        made.tokens = encoded.tokens
+        mask = encoded.attention_mask if mask is None else mask
+    tokens = arguments.get("tokens")
+    if tokens is not None:
+        if made.tokens is not None:
+            raise ArgumentError("tokens= belongs to a float input; this input has ids itself")
+        made.tokens = tokens
+    if mask is not None:
+        _set(made, "attention_mask", mask, "a tensor [batch pos]")
+    for name, wanted in _FIELDS.items():
+        if (value := arguments.get(name)) is not None:
+            _set(made, name, value, wanted)
+    return made
+
+
+# Arguments that the core takes as they are, and what they should be.
+_FIELDS = {
+    "position_ids": "a tensor [batch pos]",
+    "mm_token_type_ids": "a tensor [batch pos]",
+    "start_at_layer": "an int",
+    "stop_at_layer": "an int",
+    "logits_to_keep": "an int",
+    "start_state": "tensors by name",
+}
+_CORE_NAMES = {"mm_token_type_ids": "token_types"}
+
+
+def _set(made: _C.Input, name: str, value: Any, wanted: str) -> None:
+    if isinstance(value, ActivationCache):
+        value = dict(value.items())
+    try:
+        setattr(made, _CORE_NAMES.get(name, name), value)
+    except TypeError:
+        raise ArgumentError(f"{name} is a {type(value).__name__}; wanted {wanted}") from None
+
+
+def _refuse_unknown(arguments: ForwardArguments) -> None:
+    unknown = [name for name in arguments if name not in ForwardArguments.__annotations__]
+    if unknown:
+        known = ", ".join(ForwardArguments.__annotations__)
+        raise TypeError(f"unknown argument {unknown[0]!r}; wanted one of {known}")
+
+
+def _refuse_arguments_of_text(arguments: ForwardArguments) -> None:
+    for name in ("prepend_bos", "padding_side"):
+        if arguments.get(name) is not None:
+            raise ArgumentError(
+                f"{name}= says how text becomes tokens, and this input is a tensor; leave it out"
+            )
+
+
+def labels_of(made: _C.Input, arguments: ForwardArguments) -> torch.Tensor:
+    """The labels [batch pos] of a loss: those given, or the tokens."""
+    labels = arguments.get("labels")
+    if arguments.get("stop_at_layer") is not None:
+        raise ArgumentError("the loss needs logits, and stop_at_layer ends the run before them")
+    if labels is None:
+        if made.tokens is None:
+            raise ArgumentError("the loss of a float input needs labels= (or tokens=)")
+        labels = made.tokens
+    keep = arguments.get("logits_to_keep")
+    if keep is not None and keep != labels.shape[-1]:
+        raise ArgumentError("the loss needs the logits of every position; leave logits_to_keep out")
+    return labels.unsqueeze(0) if labels.dim() == 1 else labels
