@@ -96,7 +96,9 @@ void Run::record(SiteRow at, const at::Tensor& value) {
 at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
   const at::Tensor part = part_of(value, at.point(), plan_->request());
   const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
-  const bool only_ours = whole && !value.requires_grad() && at.point().type != ValueType::kInt64;
+  const bool in_graph =
+      value.requires_grad() || plan_->site(at.site).watch[static_cast<std::size_t>(at.row)];
+  const bool only_ours = whole && !in_graph && at.point().type != ValueType::kInt64;
   const bool first = only_ours && taken_.insert(part.storage().unsafeGetStorageImpl()).second;
   return first ? part : own_copy(part, value);
 }

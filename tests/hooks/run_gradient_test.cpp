@@ -119,6 +119,17 @@ TEST(RunGradient, AKeptGradientIsApartFromTheLeafsOwn) {
   }
 }
 
+TEST(RunGradient, WritingIntoTheCacheDoesNotDisturbBackward) {
+  for (const auto& value : {toy_value(kZ), leaf() * 1}) {
+    ToyRun run({.names = {kZ}, .gradients = true});
+    const auto loss = run.fire(kZ, value).pow(2).sum();
+    const auto wanted = value.detach() * 2;
+    run.cached(kZ).zero_();
+    loss.backward();
+    EXPECT_TRUE(at::allclose(run.cached(std::string(kZ) + "_grad"), wanted));
+  }
+}
+
 TEST(RunGradient, BackwardWorksWhenTheRunAndItsModelAreGone) {
   at::Tensor loss;
   std::shared_ptr<ActivationCache> cache;
