@@ -48,11 +48,13 @@ test: build  ## all tests: C++ (ctest) and Python (pytest)
 	 exit $$((cpp ? cpp : python))
 
 lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed files
-	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format --dry-run -Werror
-	@$(PYTHON_IN_VENV) -m ruff check .
-	@$(PYTHON_IN_VENV) -m ruff format --check .
-	@test ! -e python/bezel/__init__.py || $(PYTHON_IN_VENV) -m mypy
-	@$(PYTHON_IN_VENV) cmake/tidy.py $(BUILD) $(TIDY_SINCE)
+	@failed=0; \
+	 git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format --dry-run -Werror || failed=1; \
+	 $(PYTHON_IN_VENV) -m ruff check . || failed=1; \
+	 $(PYTHON_IN_VENV) -m ruff format --check . || failed=1; \
+	 $(PYTHON_IN_VENV) -m mypy || failed=1; \
+	 $(PYTHON_IN_VENV) cmake/tidy.py $(BUILD) $(TIDY_SINCE) || failed=1; \
+	 exit $$failed
 
 format: setup-lint  ## rewrite the sources as lint wants them
 	@git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format -i
