@@ -13,6 +13,11 @@ namespace bezel::hooks {
 
 class ActivationCache {
  public:
+  /// n_expected: how many values will come, if that is known.
+  explicit ActivationCache(std::size_t n_expected = 0) {
+    items_.reserve(n_expected);
+    index_.reserve(n_expected);
+  }
   /// Throws UnknownHookError when the run did not record it.
   at::Tensor at(const std::string& name) const;
   bool contains(const std::string& name) const;

@@ -38,7 +38,7 @@ at::Tensor applied(const std::vector<HookFunction>& functions, at::Tensor value,
 
 // The positions, dtype and device that the request keeps of a value; may share the value's memory.
 at::Tensor part_of(const at::Tensor& value, const HookPoint& point, const Request& request) {
-  at::Tensor part = value.detach();
+  at::Tensor part = value.requires_grad() ? value.detach() : value;
   for (std::size_t i = 0; request.pos_slice && i < point.axes.size(); ++i) {
     if (point.axes[i] != Axis::kPos && point.axes[i] != Axis::kQPos) continue;
     const auto dim = static_cast<std::int64_t>(i);
@@ -72,7 +72,7 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
 
 Run::Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions, int step)
     : plan_(std::move(plan)),
-      cache_(std::make_shared<ActivationCache>()),
+      cache_(std::make_shared<ActivationCache>(plan_->values().size())),
       positions_(std::move(positions)),
       key_positions_(std::move(key_positions)),
       step_(step) {}
