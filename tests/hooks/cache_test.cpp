@@ -40,7 +40,7 @@ TEST(Cache, ANameThatWasNotRecordedIsRefusedByName) {
 }
 
 TEST(Cache, SeveralThreadsMayPutAtOnce) {
-  constexpr int kThreads = 4, kEach = 3000;
+  constexpr int kThreads = 4, kEach = 30'000;
   ActivationCache cache;
   std::atomic<int> n_ready = 0;
   std::vector<std::thread> threads;
@@ -53,7 +53,7 @@ TEST(Cache, SeveralThreadsMayPutAtOnce) {
   }
   for (auto& thread : threads) thread.join();
   ASSERT_EQ(cache.size(), static_cast<std::size_t>(kThreads * kEach));
-  for (int i = 0; i < kThreads * kEach; ++i) {
+  for (int i = 0; i < kThreads * kEach; i += 97) {
     EXPECT_EQ(cache.at(std::to_string(i)).item<int>(), i % kThreads);
   }
 }
