@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench parity fuzz clean
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench bench-peers parity fuzz clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,10 +66,17 @@ names: configure  ## after a change of hooks/hook_points.h: the names that Pytho
 	@$(BUILD)/hooks/list_hook_points python > python/bezel/hook_names.py
 
 bench: build  ## the speed tables
-	@$(PYTHON_IN_VENV) tests/bench/bench.py
+	@$(or $(PEERS),$(PYTHON_IN_VENV)) tests/bench/bench.py $(if $(WRITE),--write $(WRITE))
+
+bench-peers: build  ## the same beside TransformerLens and nnsight (in .venv-peers, over .venv)
+	@test -x .venv-peers/bin/python || $(PYTHON_IN_VENV) -m venv .venv-peers
+	@$(PYTHON_IN_VENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	@.venv-peers/bin/python -m pip install --quiet -r tests/bench/peers.txt
+	@$(MAKE) bench PEERS=.venv-peers/bin/python
 
 parity: package  ## the accuracy tables: every name against transformers
-	@$(PYTHON_IN_VENV) tests/bench/parity.py $(MODEL)
+	@$(PYTHON_IN_VENV) tests/bench/parity.py $(MODEL) $(if $(WRITE),--write $(WRITE))
 
 fuzz: setup-fuzz setup  ## the checkpoint readers on FUZZ_RUNS malformed inputs
 	@cmake --preset fuzz -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON_IN_VENV)
