@@ -7,22 +7,30 @@
 namespace bezel::bridge {
 namespace {
 
-at::Tensor embedded(std::int64_t width, at::ScalarType type) {
-  Weights weights;
-  weights.embed = at::ones({3, width}, type);
-  return embed_tokens(at::zeros({1, 1}, at::kLong), weights);
+TEST(Embedding, TheScaleIsTheRootOfTheWidthRoundedToBfloat16First) {
+  const std::map<std::int64_t, double> scales = {
+      {1536, 39.25}, {2560, 50.5}, {3840, 62}, {2816, 53}, {5376, 73.5}};
+  at::manual_seed(1);
+  for (const auto& [width, scale] : scales) {
+    Weights weights;
+    weights.embed = at::randn({3, width}).to(at::kBFloat16);
+    const auto got = embed_tokens(at::arange(3).unsqueeze(0), weights)[0];
+    const auto wide = weights.embed.to(at::kDouble);
+    EXPECT_TRUE(at::equal(got, (wide * scale).to(at::kBFloat16))) << width;
+    const bool exact = scale * scale == static_cast<double>(width);
+    const auto unrounded = (wide * std::sqrt(static_cast<double>(width))).to(at::kBFloat16);
+    EXPECT_EQ(at::equal(got, unrounded), exact) << width;
+  }
 }
 
-TEST(Embedding, TheScaleIsTheRootOfTheWidthRoundedToTheWeightsDtypeFirst) {
-  const std::map<std::int64_t, double> in_bfloat16 = {
-      {1536, 39.25}, {2560, 50.5}, {3840, 62}, {2816, 53}, {5376, 73.5}};
-  for (const auto& [width, scale] : in_bfloat16) {
-    EXPECT_EQ(embedded(width, at::kBFloat16).max().item<double>(), scale);
-    EXPECT_EQ(embedded(width, at::kFloat).max().item<double>(),
-              std::sqrt(static_cast<float>(width)));
-    EXPECT_EQ(embedded(width, at::kDouble).max().item<double>(),
-              std::sqrt(static_cast<double>(width)));
-  }
+TEST(Embedding, TheScaleIsTheRootOfTheWidthInWiderTypes) {
+  Weights weights;
+  weights.embed = at::randn({3, 1536}, at::kDouble);
+  const auto ids = at::arange(3).unsqueeze(0);
+  EXPECT_LE(distance(embed_tokens(ids, weights)[0], weights.embed * std::sqrt(1536.0)), 1e-14);
+  weights.embed = weights.embed.to(at::kFloat);
+  const auto wanted = weights.embed.to(at::kDouble) * std::sqrt(1536.0);
+  EXPECT_LE(distance(embed_tokens(ids, weights)[0], wanted), 2e-5);
 }
 
 TEST(Embedding, PerLayerTokenPartsAreTableRowsTimesTheRootOfTheirWidth) {
