@@ -48,6 +48,7 @@ test: build  ## all tests: C++ (ctest) and Python (pytest)
 	 exit $$((cpp ? cpp : python))
 
 lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed files
+	@$(CMAKE_BUILD) --target build.ninja >/dev/null  # a pull may have brought sources
 	@failed=0; \
 	 git ls-files '*.h' '*.cpp' '*.cu' | xargs -r clang-format --dry-run -Werror || failed=1; \
 	 $(PYTHON_IN_VENV) -m ruff check . || failed=1; \
