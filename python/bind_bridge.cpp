@@ -82,9 +82,7 @@ void bind_input(py::module_& module) {
       .def_readwrite("stop_at_layer", &Input::stop_at_layer)
       .def_readwrite("logits_to_keep", &Input::logits_to_keep)
       .def_readwrite("start_state", &Input::start_state);
-  py::enum_<Path>(module, "Path")
-      .value("automatic", Path::kAutomatic)
-      .value("open", Path::kOpen);
+  py::enum_<Path>(module, "Path").value("automatic", Path::kAutomatic).value("open", Path::kOpen);
   py::enum_<Output>(module, "Output")
       .value("logits", Output::kLogits)
       .value("nothing", Output::kNothing);
