@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <string>
 #include <utility>
 
 #include "bezel/bridge/forward.h"
@@ -56,6 +59,25 @@ void check_gradients(const Plan& plan) {
   }
 }
 
+bool any_changes(const hooks::SitePlan& site, std::initializer_list<HookId> ids) {
+  const auto changed = site.edit | site.watch;
+  return std::ranges::any_of(ids, [&](HookId id) { return changed[id.row()]; });
+}
+
+void refuse_two_owners_of_ln1(const Plan& plan, std::int64_t n_layers) {
+  for (int layer = 0; layer < n_layers; ++layer) {
+    const hooks::SitePlan& site = plan.site(layer + 1);
+    if (!any_changes(site, {"ln1.hook_scale", "ln1.hook_normalized"})) continue;
+    if (!any_changes(site, {"hook_q_input", "hook_k_input", "hook_v_input"})) continue;
+    throw ArgumentError(
+        "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited, or their gradients asked "
+        "for, in block " +
+        std::to_string(layer) +
+        ": a copy of the stream gets a norm of its own, so that ln1 does not reach it. Take one of "
+        "them");
+  }
+}
+
 // The caller may write into what it is given; the cache must not change with it.
 at::Tensor apart_from(const hooks::ActivationCache& cache, const at::Tensor& output) {
   for (const auto& [name, value] : cache.items()) {
@@ -106,6 +128,7 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   const PreparedInput prepared = prepare(input, spec_, model);
   const auto plan = compile(prepared, input, request);
   check_gradients(*plan);
+  refuse_two_owners_of_ln1(*plan, spec_.n_layers);
   if (plan->cache_bytes() > 0) {
     const auto free = hooks::free_bytes(request.device.value_or(model.device()));
     if (free) plan->check_fits(*free);

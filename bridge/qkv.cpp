@@ -3,7 +3,6 @@
 
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/rms_norm.h"
-#include "bezel/hooks/error.h"
 
 namespace bezel::bridge {
 namespace {
@@ -20,20 +19,10 @@ at::Tensor project_copies(const at::Tensor& copies, const at::Tensor& gain, cons
   return at::einsum("bshm,hdm->bshd", {ops::rms_norm(copies, gain, context), per_head});
 }
 
-void refuse_two_owners_of_ln1(Tap tap) {
-  if (!tap.any_changes({"ln1.hook_scale", "ln1.hook_normalized"})) return;
-  if (!tap.any_changes({"hook_q_input", "hook_k_input", "hook_v_input"})) return;
-  throw ArgumentError(
-      "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited, or their gradients asked "
-      "for, in one layer: a copy of the stream gets a norm of its own, so that ln1 does not reach "
-      "it. Take one of them");
-}
-
 }  // namespace
 
 Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weights,
                         const AttentionSpec& spec, const Context& context, Tap tap) {
-  refuse_two_owners_of_ln1(tap);
   const auto& w = weights.attention;
   const std::int64_t n_q = spec.n_heads * spec.d_head;
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
