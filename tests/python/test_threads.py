@@ -131,7 +131,8 @@ bridge = bezel.Bridge.from_pretrained({folder!r})
 tokens = long_tokens(bridge, seconds=4.0)  # half a second for each block
 print("running", flush=True)
 try:
-    bridge(tokens)
+    for _ in range(100):  # however fast the machine has become since the tokens were counted
+        bridge(tokens)
     print("finished", flush=True)
 except KeyboardInterrupt:
     print("interrupted", time.time(), flush=True)
