@@ -35,6 +35,16 @@ TEST_P(Identities, TheStreamLeavingABlockIsTheStreamEnteringTheNext) {
   }
 }
 
+TEST_P(Identities, AValueThatIsHandedOnAsItIsSharesItsCopy) {
+  EXPECT_TRUE(at("hook_embed").is_alias_of(at("hook_full_embed")));
+  EXPECT_TRUE(at("hook_full_embed").is_alias_of(at(0, "hook_resid_pre")));
+  EXPECT_EQ(at("hook_unembed").is_alias_of(at("hook_logits")), !model_.spec().softcap);
+  for (int i = 0; i < n_layers(); ++i) {
+    EXPECT_TRUE(at(i, "hook_attn_in").is_alias_of(at(i, "hook_resid_pre"))) << i;
+    EXPECT_TRUE(at(i, "hook_mlp_in").is_alias_of(at(i, "hook_resid_mid"))) << i;
+  }
+}
+
 TEST_P(Identities, TheBranchesAreWhatIsAddedToTheStream) {
   for (int i = 0; i < n_layers(); ++i) {
     EXPECT_TRUE(
