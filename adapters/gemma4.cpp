@@ -1,8 +1,8 @@
 // Gemma 4, text part: E2B, E4B, 12B (unified), 26B-A4B and 31B. Field meanings and defaults follow
 // transformers 5.17 (models/gemma4/configuration_gemma4.py), read from the raw config.json, which
 // has two forms: published files say global_head_dim, files saved again say per_layer_config.
-#include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -18,8 +18,8 @@ using bridge::LayerSpec;
 using bridge::ModelSpec;
 using checkpoint::ConfigReader;
 
-constexpr std::int64_t kMaxWidth = 1
-                                   << 20;  // generous: the widest published tensor has 262,144 rows
+// Generous: the widest published tensor has 262,144 rows.
+constexpr std::int64_t kMaxWidth = 1 << 20;
 constexpr std::int64_t kMaxVocab = 1 << 24;
 constexpr std::int64_t kMaxLayers = 4096;
 constexpr std::int64_t kMaxTokens = 1 << 30;
@@ -40,12 +40,14 @@ TextConfig text_config(const ConfigReader& top) {
   return {type.ends_with("_text") ? top : top.object("text_config"), unified};
 }
 
+std::vector<std::string> five_to_one(std::int64_t n_layers) {
+  std::vector<std::string> types;
+  for (std::int64_t i = 1; i <= n_layers; ++i) types.push_back(i % 6 == 0 ? kFull : kSliding);
+  return types;
+}
+
 std::vector<std::string> layer_types(const ConfigReader& text, std::int64_t n_layers) {
-  auto types = text.optional_strings("layer_types").value_or(std::vector<std::string>());
-  if (!text.has("layer_types")) {
-    for (std::int64_t i = 0; i < n_layers; ++i)
-      types.push_back((i + 1) % 6 == 0 ? kFull : kSliding);
-  }
+  auto types = text.optional_strings("layer_types").value_or(five_to_one(n_layers));
   if (static_cast<std::int64_t>(types.size()) != n_layers) {
     text.refuse("layer_types", "one entry for each of the " + std::to_string(n_layers) + " layers");
   }
@@ -212,9 +214,22 @@ ModelSpec read_spec(const ConfigReader& top) {
   return spec;
 }
 
-// Slot → names, without "layers.3." in either.
-const std::vector<std::pair<std::string_view, SourceNames>>& names_in_layer() {
-  static const std::vector<std::pair<std::string_view, SourceNames>> kNames = {
+using NameTable = std::map<std::string, SourceNames>;
+
+const NameTable& names_in_model() {
+  static const NameTable kNames = {
+      {"embed", {{"embed_tokens.weight"}}},
+      {"ln_final", {{"norm.weight"}}},
+      {"ple.table", {{"embed_tokens_per_layer.weight"}}},
+      {"ple.projection", {{"per_layer_model_projection.weight"}}},
+      {"ple.norm", {{"per_layer_projection_norm.weight"}}},
+  };
+  return kNames;
+}
+
+// Without "layers.3." in slot and name.
+const NameTable& names_in_layer() {
+  static const NameTable kNames = {
       {"ln1", {{"input_layernorm.weight"}}},
       {"attention.qkv",
        {{"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"},
@@ -244,16 +259,11 @@ const std::vector<std::pair<std::string_view, SourceNames>>& names_in_layer() {
 }
 
 SourceNames source_names(const std::string& slot) {
-  if (slot == "embed") return {{"embed_tokens.weight"}};
-  if (slot == "ln_final") return {{"norm.weight"}};
-  if (slot == "ple.table") return {{"embed_tokens_per_layer.weight"}};
-  if (slot == "ple.projection") return {{"per_layer_model_projection.weight"}};
-  if (slot == "ple.norm") return {{"per_layer_projection_norm.weight"}};
-  const std::size_t end = slot.find('.', std::string_view("layers.").size()) + 1;
-  const std::string layer = slot.substr(0, end), rest = slot.substr(end);
-  SourceNames names = std::ranges::find(names_in_layer(), rest, [](const auto& row) {
-                        return std::string(row.first);
-                      })->second;
+  constexpr std::string_view kLayers = "layers.";
+  if (!slot.starts_with(kLayers)) return names_in_model().at(slot);
+  const std::size_t end = slot.find('.', kLayers.size()) + 1;
+  const std::string layer = slot.substr(0, end);
+  SourceNames names = names_in_layer().at(slot.substr(end));
   for (std::string& part : names.parts) part = layer + part;
   if (!names.joint.empty()) names.joint = layer + names.joint;
   return names;

@@ -4,7 +4,6 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <string>
 #include <utility>
 
@@ -59,16 +58,11 @@ void check_gradients(const Plan& plan) {
   }
 }
 
-bool any_changes(const hooks::SitePlan& site, std::initializer_list<HookId> ids) {
-  const auto changed = site.edit | site.watch;
-  return std::ranges::any_of(ids, [&](HookId id) { return changed[id.row()]; });
-}
-
 void refuse_two_owners_of_ln1(const Plan& plan, std::int64_t n_layers) {
   for (int layer = 0; layer < n_layers; ++layer) {
     const hooks::SitePlan& site = plan.site(layer + 1);
-    if (!any_changes(site, {"ln1.hook_scale", "ln1.hook_normalized"})) continue;
-    if (!any_changes(site, {"hook_q_input", "hook_k_input", "hook_v_input"})) continue;
+    if (!site.changes_any({"ln1.hook_scale", "ln1.hook_normalized"})) continue;
+    if (!site.changes_any({"hook_q_input", "hook_k_input", "hook_v_input"})) continue;
     throw ArgumentError(
         "ln1.* and hook_q_input, hook_k_input or hook_v_input are edited, or their gradients asked "
         "for, in block " +
@@ -76,14 +70,6 @@ void refuse_two_owners_of_ln1(const Plan& plan, std::int64_t n_layers) {
         ": a copy of the stream gets a norm of its own, so that ln1 does not reach it. Take one of "
         "them");
   }
-}
-
-// The caller may write into what it is given; the cache must not change with it.
-at::Tensor apart_from(const hooks::ActivationCache& cache, const at::Tensor& output) {
-  for (const auto& [name, value] : cache.items()) {
-    if (value.is_alias_of(output)) return output.clone();
-  }
-  return output;
 }
 
 }  // namespace
@@ -105,7 +91,6 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   hooks::RunShape shape{.input = {},
                         .n_logits = prepared.n_logits,
                         .dtype = weights_.embed.scalar_type(),
-                        .device = weights_.embed.device(),
                         .first_layer = prepared.first_layer,
                         .stop_layer = prepared.stop_layer,
                         .silent_model_rows = silent_model_rows(prepared, input, spec_)};
@@ -116,7 +101,9 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
     set(axis, prepared.n_pos);
   }
-  return Plan::compile(request, inventory_, shape);
+  auto plan = Plan::compile(request, inventory_, shape);
+  refuse_two_owners_of_ln1(*plan, spec_.n_layers);
+  return plan;
 }
 
 std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& request) const {
@@ -128,7 +115,6 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   const PreparedInput prepared = prepare(input, spec_, model);
   const auto plan = compile(prepared, input, request);
   check_gradients(*plan);
-  refuse_two_owners_of_ln1(*plan, spec_.n_layers);
   if (plan->cache_bytes() > 0) {
     const auto free = hooks::free_bytes(request.device.value_or(model.device()));
     if (free) plan->check_fits(*free);
@@ -139,7 +125,8 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
       forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output), spec_,
               weights_, context, run);
   if (options.output == Output::kNothing) output.reset();
-  if (output.defined()) output = apart_from(*run.cache(), output);
+  // The caller may write into what it is given; the cache must not change with it.
+  if (output.defined() && run.cache_shares(output)) output = output.clone();
   return {output, run.cache(), prepared.valid};
 }
 

@@ -21,7 +21,6 @@ struct KeysValues {
 };
 
 struct Context : ops::Settings {
-  at::Tensor positions;                   // [batch|1 pos] int64
   std::vector<Rotation> rotations;        // by layer (tensors are shared between equal layers)
   std::vector<Mask> masks;                // by layer
   std::function<void()> check_interrupt;  // called before each block; throws to stop the run

@@ -53,7 +53,7 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
   auto tokens = input.tokens;
   if (tokens.defined()) {
     tokens = tap("hook_tokens", tokens);
-    if (tap.any_edits({"hook_tokens"})) check_token_range(tokens, spec.d_vocab);
+    if (tap.any_edits({"hook_tokens"})) check_token_range(tokens, spec);
   }
   Embedded result;
   if (input.first_layer > 0) {
@@ -113,7 +113,6 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
   Context context;
   context.path = options.path;
   context.norm_eps = spec.norm_eps;
-  context.positions = input.positions;
   context.check_interrupt = options.check_interrupt;
   std::map<std::tuple<double, std::int64_t, std::int64_t>, Rotation> rotations;
   std::map<std::int64_t, Mask> masks;

@@ -43,9 +43,7 @@ void take_tokens(const Input& input, const ModelSpec& spec, const at::TensorOpti
     refuse("tokens", input.tokens, "token ids [batch pos], at least one");
   }
   prepared.tokens = input.tokens.to(model.device(), at::kLong);
-  const bool has_ple = spec.d_ple > 0;
-  check_token_range(prepared.tokens,
-                    has_ple ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab);
+  check_token_range(prepared.tokens, spec);
   prepared.n_batch = prepared.tokens.size(0);
   prepared.n_pos = prepared.tokens.size(1);
 }
@@ -133,7 +131,9 @@ void take_token_types(const Input& input, const ModelSpec& spec, const at::Tenso
 
 }  // namespace
 
-void check_token_range(const at::Tensor& tokens, std::int64_t d_vocab) {
+void check_token_range(const at::Tensor& tokens, const ModelSpec& spec) {
+  const bool has_ple = spec.d_ple > 0;
+  const auto d_vocab = has_ple ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
   const auto lowest = tokens.min().item<std::int64_t>();
   const auto highest = tokens.max().item<std::int64_t>();
   if (lowest >= 0 && highest < d_vocab) return;

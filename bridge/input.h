@@ -58,7 +58,7 @@ struct PreparedInput {
 /// Throws ArgumentError that names the argument, what it is and what it should be.
 PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::TensorOptions& model);
 
-/// Throws ArgumentError when an id has no row in the embedding table.
-void check_token_range(const at::Tensor& tokens, std::int64_t d_vocab);
+/// Throws ArgumentError when an id has no row in one of the embedding tables.
+void check_token_range(const at::Tensor& tokens, const ModelSpec& spec);
 
 }  // namespace bezel::bridge

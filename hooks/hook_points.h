@@ -27,12 +27,20 @@ inline constexpr std::array<std::string_view, 7> kWhereWords = {
     "model", "model_ple", "layer", "own_kv", "shared_kv", "moe", "ple"};
 inline constexpr std::size_t kNWheres = kWhereWords.size();
 
+constexpr std::string_view to_string(Where where) {
+  return kWhereWords[static_cast<std::size_t>(where)];
+}
+
 constexpr bool is_in_layer(Where where) { return where >= Where::kLayer; }
 
 enum class Access : std::uint8_t {
   kEdit,      // editable, and part of the default cache
   kOnDemand,  // editable, but cached only when named
 };
+
+constexpr std::string_view to_string(Access access) {
+  return access == Access::kOnDemand ? "on_demand" : "edit";
+}
 
 enum class ValueType : std::uint8_t {
   kModelType,  // the dtype the model runs in

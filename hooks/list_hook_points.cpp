@@ -33,7 +33,7 @@ void print_markdown() {
   for (const HookPoint& point : kHookPoints) {
     const char* prefix = is_in_layer(point.where) ? "blocks.{i}." : "";
     std::cout << "| `" << prefix << point.name << "` | " << axes_of(point) << " | "
-              << kWhereWords[static_cast<std::size_t>(point.where)] << " | "
+              << to_string(point.where) << " | "
               << (point.access == Access::kOnDemand ? "on demand" : "edit") << " | "
               << point.meaning << " |\n";
   }

@@ -2,7 +2,9 @@
 // before the run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,7 +22,6 @@ struct RunShape {
   AxisSizes input{};          // batch, pos, q_pos, k_pos
   std::int64_t n_logits = 0;  // positions that reach the unembedding
   at::ScalarType dtype = at::kFloat;
-  at::Device device = at::kCPU;
   int first_layer = 0;       // start_at_layer
   int stop_layer = 0;        // stop_at_layer, or the number of layers
   RowSet silent_model_rows;  // rows of site 0 that this run does not compute
@@ -39,6 +40,11 @@ struct PlannedValue {
 struct SitePlan {
   RowSet live;                 // any of the below
   RowSet record, edit, watch;  // watch: gradients are recorded or edited
+
+  /// True when a hook edits one of these values, or a gradient of one is asked for.
+  bool changes_any(std::initializer_list<HookId> ids) const {
+    return std::ranges::any_of(ids, [&](HookId id) { return edit[id.row()] || watch[id.row()]; });
+  }
 };
 
 class Plan {

@@ -55,8 +55,6 @@ struct Request {
   std::optional<PosSlice> pos_slice{};
   std::optional<at::ScalarType> dtype{};  // of recorded floating values; default: as computed
   std::optional<at::Device> device{};     // of recorded values; default: where they are
-
-  bool empty() const { return names.empty() && edits.empty(); }
 };
 
 }  // namespace bezel::hooks

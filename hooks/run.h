@@ -28,6 +28,11 @@ class Run {
   /// Applies edits, then records, then watches the gradient of a live value.
   at::Tensor fire(SiteRow at, at::Tensor value);
   const std::shared_ptr<ActivationCache>& cache() const { return cache_; }
+  /// True when the cache took the memory of this value as it is, so that a write to one shows in
+  /// the other.
+  bool cache_shares(const at::Tensor& value) const {
+    return taken_.contains(value.storage().unsafeGetStorageImpl());
+  }
 
  private:
   at::Tensor edited(SiteRow at, at::Tensor value) const;

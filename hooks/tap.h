@@ -40,10 +40,7 @@ class Tap {
   }
   /// True when a hook edits one of these values, or a gradient of one is asked for.
   bool any_changes(std::initializer_list<HookId> ids) const {
-    for (const HookId id : ids) {
-      if (run_ != nullptr && run_->site(site_).watch[id.row()]) return true;
-    }
-    return any_edits(ids);
+    return run_ != nullptr && run_->site(site_).changes_any(ids);
   }
 
  private:

@@ -5,10 +5,17 @@
 
 #include <exception>
 #include <functional>
+#include <string>
+#include <vector>
+
+#include "bezel/hooks/hook_points.h"
 
 namespace bezel::python {
 
 namespace py = pybind11;
+
+/// "batch", "pos" …
+std::vector<std::string> axis_words(const hooks::HookPoint& point);
 
 void bind_errors(py::module_& module);
 void bind_spec(py::module_& module);

@@ -24,15 +24,12 @@ using hooks::SiteRow;
 
 py::tuple describe(const Bridge& self, SiteRow at) {
   const HookPoint& point = at.point();
-  std::vector<std::string> axes;
   std::vector<std::optional<std::int64_t>> shape;
   for (const std::int64_t size : hooks::shape_of(point, self.inventory().site(at.site), {})) {
     shape.push_back(size == 0 ? std::nullopt : std::optional(size));
   }
-  for (const hooks::Axis axis : point.axes) axes.emplace_back(to_string(axis));
-  return py::make_tuple(self.inventory().name(at), axes, shape,
-                        point.access == hooks::Access::kOnDemand ? "on_demand" : "edit",
-                        std::string(hooks::kWhereWords[static_cast<std::size_t>(point.where)]),
+  return py::make_tuple(self.inventory().name(at), axis_words(point), shape,
+                        std::string(to_string(point.access)), std::string(to_string(point.where)),
                         std::string(point.meaning), self.inventory().site(at.site).layer);
 }
 

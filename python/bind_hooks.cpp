@@ -23,20 +23,12 @@ using hooks::PlannedValue;
 using hooks::Request;
 using hooks::Selector;
 
-std::vector<std::string> axis_words(const HookPoint& point) {
-  std::vector<std::string> words;
-  for (const hooks::Axis axis : point.axes) words.emplace_back(to_string(axis));
-  return words;
-}
-
 py::list hook_table() {
   py::list rows;
   for (const HookPoint& point : hooks::kHookPoints) {
-    rows.append(
-        py::make_tuple(std::string(point.name), axis_words(point),
-                       std::string(hooks::kWhereWords[static_cast<std::size_t>(point.where)]),
-                       point.access == hooks::Access::kOnDemand ? "on_demand" : "edit",
-                       std::string(point.meaning)));
+    rows.append(py::make_tuple(std::string(point.name), axis_words(point),
+                               std::string(to_string(point.where)),
+                               std::string(to_string(point.access)), std::string(point.meaning)));
   }
   return rows;
 }
@@ -110,6 +102,12 @@ void bind_request(py::module_& module) {
 
 }  // namespace
 
+std::vector<std::string> axis_words(const HookPoint& point) {
+  std::vector<std::string> words;
+  for (const hooks::Axis axis : point.axes) words.emplace_back(to_string(axis));
+  return words;
+}
+
 void bind_hooks(py::module_& module) {
   module.def("hook_table", &hook_table);
   bind_request(module);
@@ -127,8 +125,7 @@ void bind_hooks(py::module_& module) {
       .def_readonly("n_bytes", &PlannedValue::n_bytes);
   py::class_<hooks::Plan, std::shared_ptr<hooks::Plan>>(module, "Plan")
       .def_property_readonly("values", &hooks::Plan::values)
-      .def_property_readonly("cache_bytes", &hooks::Plan::cache_bytes)
-      .def_property_readonly("last_layer", &hooks::Plan::last_layer);
+      .def_property_readonly("cache_bytes", &hooks::Plan::cache_bytes);
   py::class_<ActivationCache, std::shared_ptr<ActivationCache>>(module, "ActivationCache")
       .def(py::init<>())
       .def("at", &ActivationCache::at)

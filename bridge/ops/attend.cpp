@@ -1,10 +1,11 @@
 #include "bezel/bridge/ops/attend.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 
 #include <limits>
 #include <optional>
+
+#include "bezel/bridge/ops/fused.h"
 
 namespace bezel::ops {
 namespace {
@@ -17,7 +18,8 @@ at::Tensor by_kv_head(const at::Tensor& per_head, std::int64_t n_kv_heads) {
   return per_head.reshape({s[0], n_kv_heads, s[1] / n_kv_heads * s[2], s[3]});
 }
 
-at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask) {
+at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             const Mask& mask) {
   const std::optional<at::Tensor> additive =
       mask.causal_only ? std::nullopt : std::optional(mask.additive);
   return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
@@ -29,9 +31,7 @@ at::Tensor fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, 
 // cuDNN's backward with an explicit mask gives NaN gradients on Hopper: the open form then.
 bool can_fuse(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, Path path,
               hooks::Tap tap) {
-  const bool differentiates =
-      c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  return path != Path::kOpen && !(q.is_cuda() && differentiates) &&
+  return path != Path::kOpen && !(q.is_cuda() && fused::differentiates({q, k, v})) &&
          !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"});
 }
 
@@ -45,7 +45,7 @@ double lowest(at::ScalarType type) {
 
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask,
                   Path path, hooks::Tap tap) {
-  if (can_fuse(q, k, v, path, tap)) return fused(q, k, v, mask);
+  if (can_fuse(q, k, v, path, tap)) return library_attention(q, k, v, mask);
   const std::int64_t n_kv_heads = k.size(2);
   const auto heads = q.transpose(1, 2);  // [batch head q_pos d_head]
   const auto keys = k.permute({0, 2, 3, 1});

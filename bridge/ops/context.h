@@ -38,8 +38,8 @@ struct Rotation {
 
 /// Which keys a query sees.
 struct Mask {
-  at::Tensor
-      additive;  // [batch|1 1 q_pos k_pos], 0 or the lowest finite value, in the model's dtype
+  /// [batch|1 1 q_pos k_pos], 0 or the lowest finite value, in the model's dtype
+  at::Tensor additive;
   bool causal_only = false;  // nothing but the causal rule: kernels can skip what it hides
 };
 

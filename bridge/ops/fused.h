@@ -11,6 +11,9 @@
 
 namespace bezel::ops::fused {
 
+/// True when autograd would follow one of these (undefined ones do not count).
+bool differentiates(std::initializer_list<at::Tensor> inputs);
+
 /// True where the kernels exist: tensors on CPU, all float32 or all bfloat16 (undefined ones do not
 /// count), none empty, and nothing to differentiate.
 bool can_run(std::initializer_list<at::Tensor> inputs);

@@ -26,8 +26,8 @@ namespace bezel::ops {
   return p * std::bit_cast<float>(bits);
 }
 
-/// GELU by its tanh form, x/2 · (1 + tanh u), written as x · sigmoid(2u): no cancellation for x <
-/// 0.
+/// GELU by its tanh form, x/2 · (1 + tanh u), written as x · sigmoid(2u): nothing cancels
+/// for negative x.
 [[gnu::always_inline]] inline float gelu(float x) {
   constexpr float kTwiceRootTwoOverPi = 1.59576912F, kCubic = 0.044715F;
   const float two_u = kTwiceRootTwoOverPi * (x + kCubic * x * x * x);

@@ -98,7 +98,6 @@ class PlannedValue:
 class Plan:
     values: list[PlannedValue]
     cache_bytes: int
-    last_layer: int
 
 class ActivationCache:
     def at(self, name: str) -> torch.Tensor: ...

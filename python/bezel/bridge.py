@@ -10,7 +10,7 @@ from bezel import _C, loading, tree
 from bezel.arguments import ForwardArguments, ModelInput, Result, core_input, labels_of
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
-from bezel.hooks import Contexts, HookPair, add_hooks
+from bezel.hooks import HookPair, request_of
 from bezel.names import HookPoint, points_of
 from bezel.plan import Plan
 from bezel.selection import NamesFilter, PosSlice, selectors, start_stop_step
@@ -190,9 +190,7 @@ class Bridge:
                 "incl_bwd: the gradients of a later backward() cannot reach a plain dict; leave "
                 'return_cache_object=False out, or take return_type="loss"'
             )
-        request = _C.Request()
-        for chosen in selectors(names_filter):
-            request.record(chosen)
+        request = request_of(selectors(names_filter), fwd_hooks, bwd_hooks)
         request.gradients = incl_bwd
         request.device = None if device is None else loading.find_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -200,9 +198,6 @@ class Bridge:
         request.dtype = dtype
         if pos_slice is not None:
             request.keep_positions(*start_stop_step(pos_slice))
-        contexts = Contexts()
-        add_hooks(request, fwd_hooks or [], "fwd", contexts)
-        add_hooks(request, bwd_hooks or [], "bwd", contexts)
         run = self._run(input, request, arguments)
         if backward_at_once:
             assert isinstance(run.result, torch.Tensor)
@@ -234,9 +229,7 @@ class Bridge:
             ...     z[:, :, 2] = 0
             >>> b.run_with_hooks("A and B", fwd_hooks=[("blocks.3.attn.hook_z", zero_head_2)])
         """
-        request, contexts = _C.Request(), Contexts()
-        add_hooks(request, fwd_hooks or [], "fwd", contexts)
-        add_hooks(request, bwd_hooks or [], "bwd", contexts)
+        request = request_of(fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks)
         return self._run(input, request, arguments).result
 
     def plan(
@@ -252,10 +245,7 @@ class Bridge:
             names_filter: As in `run_with_cache`.
             fwd_hooks: As in `run_with_hooks`.
         """
-        request = _C.Request()
-        for chosen in selectors(names_filter):
-            request.record(chosen)
-        add_hooks(request, fwd_hooks or [], "fwd", Contexts())
+        request = request_of(selectors(names_filter), fwd_hooks)
         made = _C.Input()
         made.tokens = torch.zeros(input_shape, dtype=torch.int64)
         return Plan(self._core.plan(made, request))

@@ -17,7 +17,7 @@ import torch
 
 from bezel import errors
 from bezel.bridge import Bridge
-from bezel.hooks import Hook
+from bezel.hooks import Hook, HookPair
 
 _NANO = Path(__file__).resolve().parents[2] / "tests" / "data" / "nano"
 _N_HEADS_SHOWN = 8
@@ -75,19 +75,20 @@ def show_heads(b: Bridge, tokens: torch.Tensor, question: Question) -> None:
     """Zeroes the output of one head after another and lists the drops in logit difference."""
     answer, wrong = (int(b.to_tokens(w, prepend_bos=False)) for w in question[1:])
 
-    def logit_difference(layer: int, head: int) -> float:
-        def zero_head(z: torch.Tensor, hook: Hook) -> None:
-            z[:, :, head] = 0
-
-        logits = b.run_with_hooks(
-            tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", zero_head)] if layer >= 0 else None
-        )
+    def logit_difference(*hooks: HookPair) -> float:
+        logits = b.run_with_hooks(tokens, fwd_hooks=list(hooks))
         assert isinstance(logits, torch.Tensor)
         return float(logits[0, -1, answer] - logits[0, -1, wrong])
 
-    whole = logit_difference(-1, -1)
+    def without(layer: int, head: int) -> HookPair:
+        def zero_head(z: torch.Tensor, hook: Hook) -> None:
+            z[:, :, head] = 0
+
+        return f"blocks.{layer}.attn.hook_z", zero_head
+
+    whole = logit_difference()
     heads = [(i, head) for i in range(b.cfg.n_layers) for head in range(b.cfg.n_heads)]
-    drops = {at: whole - logit_difference(*at) for at in heads}
+    drops = {at: whole - logit_difference(without(*at)) for at in heads}
     print(
         f'logit difference "{question.answer}" - "{question.wrong}": {whole:.2f}; without a head:'
     )

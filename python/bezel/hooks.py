@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -72,6 +72,20 @@ def add_hooks(
             )
         name, function = pair
         request.edit(selector(name), _for_core(function, contexts), direction == "bwd")
+
+
+def request_of(
+    names: Iterable[_C.Selector] = (),
+    fwd_hooks: list[HookPair] | None = None,
+    bwd_hooks: list[HookPair] | None = None,
+) -> _C.Request:
+    """What one call asks for: values to record, and its own hooks."""
+    request, contexts = _C.Request(), Contexts()
+    for chosen in names:
+        request.record(chosen)
+    add_hooks(request, fwd_hooks or [], "fwd", contexts)
+    add_hooks(request, bwd_hooks or [], "bwd", contexts)
+    return request
 
 
 def _for_core(
