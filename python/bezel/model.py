@@ -1,0 +1,50 @@
+"""What every part of a Bridge stands on: the core's model, its plan as data, its tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from bezel import _C, tree
+from bezel.names import HookPoint, points_of
+
+PathName: TypeAlias = Literal["automatic", "open"]
+
+
+class Model:
+    """The core's model with its tokenizer.
+
+    Attributes:
+        cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
+        tokenizer: transformers' tokenizer, or None; token ids always work.
+    """
+
+    def __init__(self, core: _C.Bridge, tokenizer: Any | None, path: PathName, name: str) -> None:
+        self._core = core
+        self._path = _C.Path.__members__[path]
+        self._name = name
+        self.cfg: _C.ModelSpec = core.spec
+        self.tokenizer = tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+        return self._core.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self._core.device
+
+    @property
+    def n_parameters(self) -> int:
+        """Elements of all weights; a tied head counts once."""
+        return self._core.n_parameters
+
+    def hook_points(self) -> list[HookPoint]:
+        """Every named value of this model, in the order in which a run computes them."""
+        return points_of(self._core)
+
+    def __repr__(self) -> str:
+        return tree.text(self._core, self._name)
