@@ -79,10 +79,18 @@ Bridge::Bridge(ModelSpec spec, Weights weights)
   check_weights(spec_, weights_);
 }
 
-std::int64_t Bridge::n_parameters() const {
+std::vector<std::pair<std::string, at::Tensor>> Bridge::named_weights() const {
   Weights weights = weights_;
+  std::vector<std::pair<std::string, at::Tensor>> named;
+  for (const WeightSlot& slot : weight_slots(spec_, weights)) {
+    named.emplace_back(slot.name, *slot.tensor);
+  }
+  return named;
+}
+
+std::int64_t Bridge::n_parameters() const {
   std::int64_t n = 0;
-  for (const WeightSlot& slot : weight_slots(spec_, weights)) n += slot.tensor->numel();
+  for (const auto& [name, tensor] : named_weights()) n += tensor.numel();
   return n;
 }
 

@@ -5,6 +5,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bezel/bridge/input.h"
 #include "bezel/bridge/spec.h"
@@ -29,6 +32,9 @@ class Bridge {
   const Weights& weights() const { return weights_; }
   const hooks::Inventory& inventory() const { return inventory_; }
   std::int64_t n_parameters() const;
+  /// Every tensor of the model by the name of its slot ("layers.3.attention.qkv"), in the order of
+  /// weight_slots. They share memory with the model: a write changes it.
+  std::vector<std::pair<std::string, at::Tensor>> named_weights() const;
   at::TensorOptions options() const { return weights_.embed.options().requires_grad(false); }
 
   RunResult run(const Input& input, const hooks::Request& request = {},

@@ -110,6 +110,7 @@ void bind_bridge(py::module_& module) {
       .def_property_readonly("device",
                              [](const Bridge& self) { return self.weights().embed.device(); })
       .def_property_readonly("n_parameters", &Bridge::n_parameters)
+      .def("named_weights", &Bridge::named_weights)
       .def("hook_points", &hook_points)
       .def("plan",
            [](const Bridge& self, const Input& input, const hooks::Request& request) {
