@@ -14,6 +14,7 @@ from bezel._C import __version__
 from bezel.bridge import Bridge
 from bezel.cache import ActivationCache
 from bezel.errors import Error
+from bezel.factored_matrix import FactoredMatrix
 from bezel.hooks import Hook
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
@@ -22,6 +23,7 @@ __all__ = [
     "ActivationCache",
     "Bridge",
     "Error",
+    "FactoredMatrix",
     "Hook",
     "HookPoint",
     "Plan",
