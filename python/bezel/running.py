@@ -110,7 +110,7 @@ class Running(Tokens):
         if backward_at_once:
             assert isinstance(run.result, torch.Tensor)
             torch.autograd.backward(run.result.sum())
-        cache = ActivationCache(run.cache, self.cfg.n_layers)
+        cache = ActivationCache(run.cache, self)
         if remove_batch_dim:
             cache = cache.remove_batch_dim()
         return run.result, cache if return_cache_object else dict(cache.items())
