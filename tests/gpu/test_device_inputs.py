@@ -93,9 +93,10 @@ def test_ids_masks_positions_and_labels_may_be_on_any_device(
     counted = each != 0
     torch.testing.assert_close(each.sum() / counted.sum(), want[1])
     # Each of the arguments counts.
-    for name in ("attention_mask", "mm_token_type_ids"):
+    for name in ("attention_mask", "mm_token_type_ids", "labels"):
         fewer = {key: value for key, value in given.items() if key != name}
-        assert not torch.equal(bridge(TOKENS, **_moved(fewer, given_on)), want[0])
+        loss = bridge(TOKENS, return_type="loss", **_moved(fewer, given_on))
+        assert not torch.equal(loss, want[1]), name
 
 
 def _moved(given: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
