@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 import torch
@@ -10,13 +11,13 @@ from bezel import _C, loading
 from bezel.arguments import ForwardArguments, ModelInput, Result, core_input, labels_of
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
-from bezel.hooks import HookPair, request_of
+from bezel.hooks import Contexts, HookPair, RegisteredHook
 from bezel.plan import Plan
 from bezel.selection import NamesFilter, PosSlice, selectors, start_stop_step
-from bezel.tokens import Tokens
+from bezel.standing_hooks import StandingHooks
 
 
-class Running(Tokens):
+class Running(StandingHooks):
     """Forward, with a cache, with hooks; and the plan of such a run."""
 
     def __call__(self, input: ModelInput, **arguments: Unpack[ForwardArguments]) -> Result:
@@ -53,8 +54,8 @@ class Running(Tokens):
         input: ModelInput,
         names_filter: NamesFilter = None,
         *,
-        fwd_hooks: list[HookPair] | None = None,
-        bwd_hooks: list[HookPair] | None = None,
+        fwd_hooks: Iterable[HookPair] | None = None,
+        bwd_hooks: Iterable[HookPair] | None = None,
         incl_bwd: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -98,7 +99,9 @@ class Running(Tokens):
                 "incl_bwd: the gradients of a later backward() cannot reach a plain dict; leave "
                 'return_cache_object=False out, or take return_type="loss"'
             )
-        request = request_of(selectors(names_filter), fwd_hooks, bwd_hooks)
+        request = _C.Request()
+        for chosen in selectors(names_filter):
+            request.record(chosen)
         request.gradients = incl_bwd
         request.device = None if device is None else loading.find_device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -106,7 +109,8 @@ class Running(Tokens):
         request.dtype = dtype
         if pos_slice is not None:
             request.keep_positions(*start_stop_step(pos_slice))
-        run = self._run(input, request, arguments)
+        own = self._own(fwd_hooks, bwd_hooks, Contexts())
+        run = self._run(input, request, arguments, own)
         if backward_at_once:
             assert isinstance(run.result, torch.Tensor)
             torch.autograd.backward(run.result.sum())
@@ -118,8 +122,10 @@ class Running(Tokens):
     def run_with_hooks(
         self,
         input: ModelInput,
-        fwd_hooks: list[HookPair] | None = None,
-        bwd_hooks: list[HookPair] | None = None,
+        fwd_hooks: Iterable[HookPair] | None = None,
+        bwd_hooks: Iterable[HookPair] | None = None,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
         **arguments: Unpack[ForwardArguments],
     ) -> Result:
         """Runs the model with hooks that belong to this call alone.
@@ -130,21 +136,44 @@ class Running(Tokens):
                 names_filter takes. `function(value, hook=hook)` gets its own copy of the value; it
                 returns None to keep that copy, or a tensor of the same shape.
             bwd_hooks: The same with dL/d(value), in your later backward().
+            reset_hooks_end: False lets the hooks stand afterwards, as if given to `add_hook` (not
+                when the run raises).
+            clear_contexts: Empty hook.ctx of these hooks at the end. Otherwise it lives as long
+                as they do: for backward hooks, as the graph.
             **arguments: As in `forward`.
+
+        Returns:
+            What `forward` returns.
+
+        Raises:
+            UnknownHookError, HookNotApplicableError, HookNeverFiredError: Before the run.
+            HookResultError: For a result that cannot stand in for the value. An error of a hook
+                function comes back as it is.
 
         Example:
             >>> def zero_head_2(z, hook):
             ...     z[:, :, 2] = 0
             >>> b.run_with_hooks("A and B", fwd_hooks=[("blocks.3.attn.hook_z", zero_head_2)])
         """
-        request = request_of(fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks)
-        return self._run(input, request, arguments).result
+        contexts = Contexts() if reset_hooks_end else self._standing_contexts
+        get_hooks = self._own if reset_hooks_end else self._resolved
+        hooks = get_hooks(fwd_hooks, bwd_hooks, contexts)
+        try:
+            result = self._run(input, _C.Request(), arguments, hooks).result
+        finally:
+            if clear_contexts:
+                contexts.empty(
+                    None if reset_hooks_end else {n for hook in hooks for n in hook.names}
+                )
+        if not reset_hooks_end:
+            self._let_stand(hooks)
+        return result
 
     def plan(
         self,
         input_shape: tuple[int, int],
         names_filter: NamesFilter = None,
-        fwd_hooks: list[HookPair] | None = None,
+        fwd_hooks: Iterable[HookPair] | None = None,
     ) -> Plan:
         """What such a run would keep, without running: names, shapes, bytes. Prints as a table.
 
@@ -153,12 +182,22 @@ class Running(Tokens):
             names_filter: As in `run_with_cache`.
             fwd_hooks: As in `run_with_hooks`.
         """
-        request = request_of(selectors(names_filter), fwd_hooks)
+        request = _C.Request()
+        for chosen in selectors(names_filter):
+            request.record(chosen)
+        for hook in (*self._registered(), *self._own(fwd_hooks, None, Contexts())):
+            hook.add_to(request)
         made = _C.Input()
         made.tokens = torch.zeros(input_shape, dtype=torch.int64)
         return Plan(self._core.plan(made, request))
 
-    def _run(self, input: ModelInput, request: _C.Request, arguments: ForwardArguments) -> _Run:
+    def _run(
+        self,
+        input: ModelInput,
+        request: _C.Request,
+        arguments: ForwardArguments,
+        own: Sequence[RegisteredHook] = (),
+    ) -> _Run:
         return_type = arguments.get("return_type", "logits")
         if return_type not in ("logits", "loss", "both", None):
             raise ArgumentError(
@@ -168,6 +207,10 @@ class Running(Tokens):
         wants_loss = return_type in ("loss", "both")
         if wants_loss:
             labels = labels_of(made, arguments)
+        is_partial = made.embeddings is not None or not _PARTIAL.isdisjoint(arguments)
+        self._add_registered(request, made, is_partial)
+        for hook in own:
+            hook.add_to(request)
         output = _C.Output.nothing if return_type is None else _C.Output.logits
         run = self._core.run(made, request, self._path, output)
         if not wants_loss:
@@ -175,6 +218,10 @@ class Running(Tokens):
         compute = _C.loss_per_token if arguments.get("loss_per_token") else _C.mean_loss
         loss = compute(run.output, labels.to(run.output.device), run.valid)
         return _Run(loss if return_type == "loss" else (run.output, loss), run.cache)
+
+
+# Arguments of a run that may not compute every value.
+_PARTIAL = frozenset(("start_at_layer", "stop_at_layer", "start_state"))
 
 
 class _Run:
