@@ -72,12 +72,14 @@ class FactoredMatrix:
     @property
     def eigenvalues(self) -> torch.Tensor:
         """Eigenvalues [... mdim] of a square matrix, complex, in no order; any others are 0."""
-        return torch.linalg.eigvals(_wide(self.BA))
+        values: torch.Tensor = torch.linalg.eigvals(_wide(self.BA))
+        return values
 
     def norm(self) -> torch.Tensor:
         """The product's Frobenius norm [...]."""
         _, core, _ = self._between_rotations
-        return torch.linalg.matrix_norm(core)
+        norm: torch.Tensor = torch.linalg.matrix_norm(core)
+        return norm
 
     def svd(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The product's singular value decomposition, computed once; float32 or wider.

@@ -131,7 +131,7 @@ def test_products_with_vectors_are_vectors(leading: Any) -> None:
     close(left @ matrix, left @ dense)
 
 
-@pytest.mark.parametrize("number", [2, -0.5, torch.tensor(3.0), torch.tensor([[3.0]])])
+@pytest.mark.parametrize("number", [2, -0.5, torch.tensor(3.0), torch.full((1, 1, 1, 1), 3.0)])
 def test_a_number_scales_the_product_from_either_side(number: Any) -> None:
     matrix = factored(4)
     want = (matrix.A @ matrix.B) * float(number)
@@ -226,6 +226,8 @@ WRONG: dict[str, Any] = {
     "an axis among the last two": lambda: factored(4).unsqueeze(-1),
     "an axis before the columns": lambda: factored(4).unsqueeze(-2),
     "an axis before the columns, counted forwards": lambda: factored(4).unsqueeze(2),
+    "an axis among the last two of a product of vectors": lambda: factored(mdim=1).unsqueeze(-2),
+    "an axis before the columns of such a product": lambda: factored(mdim=1).unsqueeze(1),
     "an axis that is too far": lambda: factored(4).unsqueeze(-5),
     "lists of rows and of columns": lambda: factored(4)[0, [1, 2], [3, 4]],
     "lists of an axis and of rows": lambda: factored(4)[[0, 1], [3, 4]],
