@@ -51,12 +51,13 @@ struct PythonSite {
 };
 
 at::Tensor answer(const py::function& function, const at::Tensor& value, const HookSite& at) {
+  const at::Tensor before = value.detach();  // the function may resize what it is given
   const char* dir = at.direction == Direction::kForward ? "fwd" : "bwd";
   const py::object result =
       function(value, PythonSite{at.name, at.layer, dir, at.step, at.positions, at.key_positions});
-  if (result.is_none()) return {};
+  if (result.is_none()) return hooks::checked(value, before, at.name);
   if (THPVariable_Check(result.ptr())) {
-    return hooks::checked(result.cast<at::Tensor>(), value, at.name);
+    return hooks::checked(result.cast<at::Tensor>(), before, at.name);
   }
   throw HookResultError("the hook at \"" + at.name + "\" returned " +
                         std::string(py::str(py::type::of(result))) +

@@ -15,9 +15,9 @@ from bezel.running import Running
 class Bridge(Running):
     """A Gemma 4 model whose every inner value has a name.
 
-    Runs do not change it: a hook belongs to the call that it was given to, and calls from several
-    threads do not see each other. Its parts: model.py (what it holds), tokens.py (text),
-    running.py (runs).
+    Runs do not change it: calls from several threads do not see each other. What outlives a call
+    is asked for by name: hooks that stand (`add_hook`), and weights that are trained. Its parts:
+    model.py (what it holds), tokens.py (text), standing_hooks.py, running.py (runs).
 
     Attributes:
         cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
@@ -35,6 +35,7 @@ class Bridge(Running):
         local_files_only: bool = False,
         tokenizer: Any | None = None,
         path: PathName = "automatic",
+        trainable: bool = False,
     ) -> Bridge:
         """Loads a Gemma 4 checkpoint.
 
@@ -48,6 +49,8 @@ class Bridge(Running):
             tokenizer: Instead of the folder's own.
             path: "automatic" takes library kernels where no value inside them is asked for; "open"
                 computes each step by itself, always.
+            trainable: True lets gradients reach the weights (`named_weights`); otherwise they are
+                frozen, and only hooks and inputs of your own have gradients.
 
         Raises:
             CheckpointError: With file, field or tensor, what was found and what was expected.
@@ -60,6 +63,8 @@ class Bridge(Running):
             raise ArgumentError(f'path is {path!r}; wanted "automatic" or "open"')
         folder = loading.find_folder(str(name), revision, local_files_only)
         core = loading.load_model(folder, dtype, device)
+        if trainable:
+            loading.make_trainable(core)
         if tokenizer is None:
             tokenizer = loading.load_tokenizer(folder)
         return cls(core, tokenizer, path, folder.name)

@@ -87,6 +87,12 @@ def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | s
         return _C.load(folder, dtype, find_device(device), on_progress)
 
 
+def make_trainable(core: _C.Bridge) -> None:
+    """Makes every weight a leaf that gathers its gradient."""
+    for _, weight in core.named_weights():
+        weight.requires_grad_(True)
+
+
 def find_device(device: torch.device | str) -> torch.device:
     """The device that was asked for, where bezel and this machine have it."""
     wanted = torch.device(device)

@@ -42,6 +42,21 @@ class Model:
         """Elements of all weights; a tied head counts once."""
         return self._core.n_parameters
 
+    def named_weights(self) -> list[tuple[str, torch.Tensor]]:
+        """Every weight by name ("layers.3.attention.qkv"), the model's own memory.
+
+        Returns:
+            (name, tensor) pairs; a tied head is "embed" alone. Projections that read the same
+            input stand below each other in one matrix [rows d_model]: q, k, v in "attention.qkv"
+            (only q where keys and values are shared; no v where K == V), gate and up in
+            "mlp.gate_up".
+
+        Example:
+            >>> b = bezel.Bridge.from_pretrained("tests/data/nano", trainable=True)
+            >>> optimizer = torch.optim.SGD([w for _, w in b.named_weights()], lr=1e-3)
+        """
+        return self._core.named_weights()
+
     def hook_points(self) -> list[HookPoint]:
         """Every named value of this model, in the order in which a run computes them."""
         return points_of(self._core)

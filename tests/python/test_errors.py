@@ -161,6 +161,32 @@ def test_a_wrong_gradient_is_refused_too(bridge: Any) -> None:
         loss.backward()
 
 
+RESIZED = {
+    "resize_": lambda x: x.resize_(1),
+    "unsqueeze_": lambda x: x.unsqueeze_(0),
+    "set_": lambda x: x.set_(torch.zeros(3)),
+    "transpose_": lambda x: x.transpose_(1, 2),
+}
+
+
+@pytest.mark.parametrize("returned", [True, False], ids=["returned", "kept"])
+@pytest.mark.parametrize("direction", ["fwd_hooks", "bwd_hooks"])
+@pytest.mark.parametrize("kind", RESIZED)
+def test_a_value_that_was_given_another_shape_in_place_is_refused(
+    bridge: Any, kind: str, direction: str, returned: bool
+) -> None:
+    def reshapes(value: torch.Tensor, hook: Any) -> torch.Tensor | None:
+        result: torch.Tensor = RESIZED[kind](value)
+        return result if returned else None
+
+    def run() -> None:
+        loss = bridge.run_with_hooks(TOKENS, return_type="loss", **{direction: [(Z, reshapes)]})
+        loss.backward()
+
+    with pytest.raises(HookResultError, match=rf'"{re.escape(Z)}".*is Float \[2, 9, 4, 16\]'):
+        run()
+
+
 def test_experts_out_of_range_are_refused(lab: Lab) -> None:
     name = "blocks.2.moe.hook_expert_indices"
     for wrong in (-1, 8):

@@ -48,9 +48,9 @@ def test_gradients_are_those_of_the_reference(lab: Lab, name: str) -> None:
         assert compare.relative_rms(got[key], value) <= LOSS_IN_FLOAT32, key
 
 
-@pytest.mark.parametrize("name", ["e2b", "moe", "twelve_b"])
+@pytest.mark.parametrize("name", NAMES)
 def test_each_gradient_is_the_slope_of_the_loss_along_an_edit(lab: Lab, name: str) -> None:
-    """Every name that holds floats, the on-demand ones too, in float64."""
+    """Every name that holds floats, the on-demand ones too, in float64; elsewhere one in seven."""
     bridge = lab.bridge(name, path="open", dtype=torch.float64)
     # A copy of the stream takes its part of the model over, from ln1 on: alone, as in an edit.
     copies = [f"hook_{part}_input" for part in "qkv"]
@@ -60,9 +60,9 @@ def test_each_gradient_is_the_slope_of_the_loss_along_an_edit(lab: Lab, name: st
     floats = [key for key in lab.names(name) if key in grads]
     integers = set(lab.names(name)) - set(floats)
     assert {key.split(".")[-1] for key in integers} <= {"hook_tokens", "hook_expert_indices"}
-    step = 1e-5
+    step = 1e-6 if name == "wrapped_moe" else 1e-5  # a longer one makes an expert take over
     rng = torch.Generator().manual_seed(0)
-    for key in floats:
+    for key in floats if name in ("e2b", "moe", "twelve_b") else floats[3::7]:
         gradient = grads[key]
         # Mostly along the gradient, so that the slope is well above rounding.
         along = gradient / gradient.norm()
@@ -75,7 +75,7 @@ def test_each_gradient_is_the_slope_of_the_loss_along_an_edit(lab: Lab, name: st
         slope = (losses[0] - losses[1]) / (2 * step)
         # abs: scales of ln1 have next to no slope, because q, k and v are normed again.
         want = (gradient * along).sum().item()
-        assert slope == pytest.approx(want, rel=1e-5, abs=1e-10), key
+        assert slope == pytest.approx(want, rel=1e-5, abs=1e-15 / step), key
 
 
 def test_asking_for_gradients_changes_no_value(bridge: Any) -> None:
@@ -187,6 +187,37 @@ def test_backward_hooks_replace_the_gradient_in_order_and_what_is_kept_is_the_re
     assert not zero[after].any()
     assert not zero[before].any()  # all that passes through z
     assert plain[before].any()
+
+
+def test_a_gradient_that_is_replaced_passes_on_as_it_was_returned(bridge: Any) -> None:
+    """Another dtype is cast back; what the hook keeps of it stays its own."""
+    held = []
+
+    def keeps(gradient: torch.Tensor, hook: Any) -> torch.Tensor:
+        held.append(torch.full_like(gradient, 0.5, dtype=torch.float64))
+        return held[0]
+
+    bwd_hooks = [(Z, keeps), (Z, lambda g, hook: g.mul_(3))]
+    got = gradients(bridge, Z, bwd_hooks=bwd_hooks)[Z]
+    assert torch.equal(got, torch.full_like(got, 1.5))
+    assert got.dtype == torch.float32
+    assert torch.equal(held[0], torch.full_like(held[0], 0.5))
+
+
+def test_a_backward_hook_beside_a_forward_hook_sees_the_gradient_of_the_edited_value(
+    bridge: Any,
+) -> None:
+    name = "blocks.3.hook_mlp_out"
+    plain = gradients(bridge, name)[name]
+    seen = []
+    loss = bridge.run_with_hooks(
+        TOKENS,
+        [(name, lambda x, hook: 2 * x - x)],
+        [(name, lambda g, hook: seen.append(g))],
+        return_type="loss",
+    )
+    loss.backward()
+    torch.testing.assert_close(seen[0], plain)
 
 
 def test_integers_have_no_gradient(lab: Lab) -> None:
