@@ -1,20 +1,26 @@
 #include "bezel/bridge/bridge.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "bezel/bridge/forward.h"
 #include "bezel/bridge/inventory.h"
+#include "bezel/hooks/allocator.h"
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/memory.h"
 #include "bezel/hooks/run.h"
 
 namespace bezel::bridge {
 namespace {
+
+constexpr std::int64_t kAlwaysThere = std::int64_t{16} << 20;  // bytes not worth asking about
+constexpr std::int64_t kRoomPerCacheByte = 2;  // the values between the recorded ones as well
 
 using hooks::HookId;
 using hooks::Plan;
@@ -58,6 +64,13 @@ void check_gradients(const Plan& plan) {
   }
 }
 
+// Refuses a cache that does not fit, and has memory ready for the next one like it.
+void make_room(const Plan& plan, at::Device device) {
+  if (plan.cache_bytes() < kAlwaysThere) return;
+  if (const auto free = hooks::free_bytes(device)) plan.check_fits(*free);
+  if (device.is_cpu()) hooks::keep_freed(kRoomPerCacheByte * plan.cache_bytes());
+}
+
 void refuse_two_owners_of_ln1(const Plan& plan, std::int64_t n_layers) {
   for (int layer = 0; layer < n_layers; ++layer) {
     const hooks::SitePlan& site = plan.site(layer + 1);
@@ -75,23 +88,30 @@ void refuse_two_owners_of_ln1(const Plan& plan, std::int64_t n_layers) {
 }  // namespace
 
 Bridge::Bridge(ModelSpec spec, Weights weights)
-    : spec_(std::move(spec)), weights_(std::move(weights)), inventory_(make_inventory(spec_)) {
+    : spec_(std::move(spec)),
+      weights_(std::move(weights)),
+      inventory_(std::make_shared<hooks::Inventory>(make_inventory(spec_))),
+      shelf_(std::make_shared<hooks::PlanShelf>()) {
   check_weights(spec_, weights_);
-}
-
-std::vector<std::pair<std::string, at::Tensor>> Bridge::named_weights() const {
-  Weights weights = weights_;
-  std::vector<std::pair<std::string, at::Tensor>> named;
-  for (const WeightSlot& slot : weight_slots(spec_, weights)) {
-    named.emplace_back(slot.name, *slot.tensor);
+  for (const WeightSlot& slot : weight_slots(spec_, weights_)) {
+    named_weights_.emplace_back(slot.name, *slot.tensor);
   }
-  return named;
 }
 
 std::int64_t Bridge::n_parameters() const {
   std::int64_t n = 0;
-  for (const auto& [name, tensor] : named_weights()) n += tensor.numel();
+  for (const auto& [name, tensor] : named_weights_) n += tensor.numel();
   return n;
+}
+
+// Nothing in the run can carry a gradient. A user's function may bring one in.
+bool Bridge::is_gradient_free(const Input& input, const Request& request) const {
+  if (!request.edits.empty()) return false;
+  if (!c10::GradMode::is_enabled()) return true;
+  const auto differentiates = [](const auto& named) { return named.second.requires_grad(); };
+  return !request.gradients && !input.embeddings.defined() &&
+         std::ranges::none_of(input.start_state, differentiates) &&
+         std::ranges::none_of(named_weights_, differentiates);
 }
 
 std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const Input& input,
@@ -109,7 +129,7 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
     set(axis, prepared.n_pos);
   }
-  auto plan = Plan::compile(request, inventory_, shape);
+  auto plan = shelf_->plan(request, inventory_, shape);
   refuse_two_owners_of_ln1(*plan, spec_.n_layers);
   return plan;
 }
@@ -123,10 +143,10 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   const PreparedInput prepared = prepare(input, spec_, model);
   const auto plan = compile(prepared, input, request);
   check_gradients(*plan);
-  if (plan->cache_bytes() > 0) {
-    const auto free = hooks::free_bytes(request.device.value_or(model.device()));
-    if (free) plan->check_fits(*free);
-  }
+  make_room(*plan, request.device.value_or(model.device()));
+  // Where no gradient can arise, the operators' autograd layer is time for nothing.
+  std::optional<at::AutoDispatchBelowADInplaceOrView> without_autograd;
+  if (is_gradient_free(input, request)) without_autograd.emplace();
   const Context context = make_context(prepared, spec_, options, model);
   hooks::Run run(plan, prepared.hook_positions, prepared.hook_positions);
   auto output =

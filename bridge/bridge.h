@@ -14,6 +14,7 @@
 #include "bezel/bridge/weights.h"
 #include "bezel/hooks/cache.h"
 #include "bezel/hooks/plan.h"
+#include "bezel/hooks/plan_shelf.h"
 
 namespace bezel::bridge {
 
@@ -23,6 +24,8 @@ struct RunResult {
   at::Tensor valid;  // [batch pos] bool; undefined where nothing is padding
 };
 
+using NamedWeights = std::vector<std::pair<std::string, at::Tensor>>;
+
 class Bridge {
  public:
   /// Throws as check_weights does.
@@ -30,11 +33,11 @@ class Bridge {
 
   const ModelSpec& spec() const { return spec_; }
   const Weights& weights() const { return weights_; }
-  const hooks::Inventory& inventory() const { return inventory_; }
+  const hooks::Inventory& inventory() const { return *inventory_; }
   std::int64_t n_parameters() const;
   /// Every tensor of the model by the name of its slot ("layers.3.attention.qkv"), in the order of
   /// weight_slots. They share memory with the model: a write changes it.
-  std::vector<std::pair<std::string, at::Tensor>> named_weights() const;
+  const NamedWeights& named_weights() const { return named_weights_; }
   at::TensorOptions options() const { return weights_.embed.options().requires_grad(false); }
 
   RunResult run(const Input& input, const hooks::Request& request = {},
@@ -48,9 +51,12 @@ class Bridge {
  private:
   std::shared_ptr<const hooks::Plan> compile(const PreparedInput& prepared, const Input& input,
                                              const hooks::Request& request) const;
+  bool is_gradient_free(const Input& input, const hooks::Request& request) const;
   ModelSpec spec_;
   Weights weights_;
-  hooks::Inventory inventory_;
+  NamedWeights named_weights_;
+  std::shared_ptr<const hooks::Inventory> inventory_;
+  std::shared_ptr<hooks::PlanShelf> shelf_;  // copies of a Bridge have one inventory and one shelf
 };
 
 }  // namespace bezel::bridge

@@ -44,6 +44,10 @@ Site model_site(const ModelSpec& spec) {
   return site;
 }
 
+void slice(Site& site, HookId part, int whole_site, HookId whole) {
+  site.slice_of[static_cast<int>(part.row())] = {whole_site, static_cast<int>(whole.row())};
+}
+
 // Rows that see a tensor of another row as it is.
 void hand_on_in_block(Site& site, const AttentionSpec& attention, int layer) {
   const int here = layer + 1, before = layer;  // sites: the model, then the blocks
@@ -54,6 +58,23 @@ void hand_on_in_block(Site& site, const AttentionSpec& attention, int layer) {
   if (!attention.donor) return;
   hand_on(site, "attn.hook_shared_k", *attention.donor + 1, "attn.hook_rot_k");
   hand_on(site, "attn.hook_shared_v", *attention.donor + 1, "attn.hook_v_normed");
+}
+
+// Rows that are computed by one joint projection.
+void set_side_by_side(Site& site, const LayerSpec& block) {
+  const auto together = [&](std::initializer_list<HookId> ids) {
+    hooks::RowSet rows;
+    for (const HookId id : ids) rows.set(id.row());
+    site.side_by_side.push_back(rows);
+  };
+  together({"mlp.hook_pre", "mlp.hook_pre_linear"});
+  if (block.moe) together({"moe.hook_expert_pre", "moe.hook_expert_pre_linear"});
+  if (block.attention.donor) return;
+  if (block.attention.k_is_v) {
+    together({"attn.hook_q", "attn.hook_k"});
+  } else {
+    together({"attn.hook_q", "attn.hook_k", "attn.hook_v"});
+  }
 }
 
 Site block_site(const ModelSpec& spec, int layer) {
@@ -90,6 +111,8 @@ Site block_site(const ModelSpec& spec, int layer) {
   }
   if (spec.d_ple == 0) absent(site, Where::kPle, "this model has no per-layer embeddings");
   hand_on_in_block(site, block.attention, layer);
+  set_side_by_side(site, block);
+  if (spec.d_ple > 0) slice(site, "ple.hook_input", 0, "ple.hook_inputs");
   return site;
 }
 

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "bezel/bridge/layers.h"
+#include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/rms_norm.h"
 
 namespace bezel::bridge {
@@ -19,6 +20,11 @@ at::Tensor project_copies(const at::Tensor& copies, const at::Tensor& gain, cons
   return at::einsum("bshm,hdm->bshd", {ops::rms_norm(copies, gain, context), per_head});
 }
 
+at::Tensor plus(const at::Tensor& value, const at::Tensor& change) {
+  if (!change.defined()) return value;
+  return (ops::widened(value) + change).to(value.scalar_type());
+}
+
 }  // namespace
 
 Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weights,
@@ -31,22 +37,27 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const auto heads = [&](std::int64_t begin, std::int64_t length) {
     return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
   };
-  // Mere looks at the copies leave the run as it is: ln1 and hook_k would not reach what they feed.
-  const auto projected = [&](HookId name, std::int64_t n_heads, std::int64_t row,
-                             const at::Tensor& unsplit) {
-    if (!tap.live(name)) return unsplit;
-    const auto copies = tap(name, branch_input.unsqueeze(2).expand({-1, -1, n_heads, -1}));
-    if (!tap.any_changes({name})) return unsplit;
+  // What a hook on the copies changes; undefined where none can. An edit that changes nothing gives
+  // zeros, so that the run stays as it is, bit for bit.
+  const auto change = [&](HookId name, std::int64_t n_heads, std::int64_t row) {
+    if (!tap.live(name)) return at::Tensor();
+    const auto copies = branch_input.unsqueeze(2).expand({-1, -1, n_heads, -1});
+    const auto seen = tap(name, copies);
+    if (!tap.any_changes({name})) return at::Tensor();
     const auto rows = w.qkv.narrow(0, row, n_heads * spec.d_head);
-    return project_copies(copies, weights.ln1, rows, context);
+    return ops::widened(project_copies(seen, weights.ln1, rows, context)) -
+           ops::widened(project_copies(copies, weights.ln1, rows, context));
   };
   Projections own;
-  own.q = tap("attn.hook_q", projected("hook_q_input", spec.n_heads, 0, heads(0, n_q)));
+  own.q = tap("attn.hook_q", plus(heads(0, n_q), change("hook_q_input", spec.n_heads, 0)));
   if (spec.donor) return own;
-  own.k = tap("attn.hook_k", projected("hook_k_input", spec.n_kv_heads, n_q, heads(n_q, n_k)));
+  const auto k_change = change("hook_k_input", spec.n_kv_heads, n_q);
+  own.k = tap("attn.hook_k", plus(heads(n_q, n_k), k_change));
+  // Where K == V the values come from the keys' projection, less what its own input's hook changed.
   const std::int64_t v_row = spec.k_is_v ? n_q : n_q + n_k;
-  own.v = tap("attn.hook_v", projected("hook_v_input", spec.n_kv_heads, v_row,
-                                       spec.k_is_v ? own.k : heads(v_row, n_k)));
+  const auto v =
+      spec.k_is_v ? plus(own.k, k_change.defined() ? -k_change : k_change) : heads(v_row, n_k);
+  own.v = tap("attn.hook_v", plus(v, change("hook_v_input", spec.n_kv_heads, v_row)));
   return own;
 }
 

@@ -35,6 +35,10 @@ struct Site {
   AxisSizes sizes{};
   /// Rows whose value is another's, handed on unchanged unless an edit stands at the row.
   std::unordered_map<int, SiteRow> handed_on;
+  /// Rows whose values stand side by side in one tensor, and together are all of it.
+  std::vector<RowSet> side_by_side;
+  /// Rows whose value is a slice of another's.
+  std::unordered_map<int, SiteRow> slice_of;
 
   bool has(const HookPoint& point) const {
     return absent[static_cast<std::size_t>(point.where)].empty();

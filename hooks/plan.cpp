@@ -13,6 +13,14 @@ namespace {
 
 constexpr HookId kFirstHeadRow("ln_final.hook_scale");
 
+const RowSet kOnDemandRows = [] {
+  RowSet rows;
+  for (std::size_t i = 0; i < kNHookPoints; ++i) {
+    rows[i] = kHookPoints[i].access == Access::kOnDemand;
+  }
+  return rows;
+}();
+
 bool is_floating(SiteRow at) { return at.point().type != ValueType::kInt64; }
 
 std::string gibibytes(std::int64_t n_bytes) {
@@ -42,13 +50,18 @@ ResolvedSlice resolve(const PosSlice& slice, std::int64_t length) {
   return resolved;
 }
 
-std::shared_ptr<const Plan> Plan::compile(const Request& request, const Inventory& inventory,
+std::shared_ptr<const Plan> Plan::compile(const Request& request,
+                                          std::shared_ptr<const Inventory> inventory,
                                           const RunShape& shape) {
-  return std::shared_ptr<const Plan>(new Plan(request, inventory, shape));
+  return std::shared_ptr<const Plan>(new Plan(request, std::move(inventory), shape));
 }
 
-Plan::Plan(const Request& request, const Inventory& inventory, const RunShape& shape)
-    : request_(request), inventory_(&inventory), sites_(inventory.sites().size()) {
+Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
+           const RunShape& shape)
+    : request_(request),
+      inventory_(std::move(inventory)),
+      sites_(inventory_->sites().size()),
+      places_(inventory_->sites().size()) {
   for (const Selector& selector : request_.names) {
     for (const SiteRow at : firing(selector, shape)) {
       mark(at, &SitePlan::record);
@@ -68,11 +81,12 @@ Plan::Plan(const Request& request, const Inventory& inventory, const RunShape& s
       edits_at_[{at.site, at.row}].push_back(i);
     }
   }
+  plan_places();
   plan_values(shape);
 }
 
 bool Plan::fires(SiteRow at, const RunShape& shape) const {
-  const auto layer = place(at.site).layer;
+  const auto layer = where(at.site).layer;
   if (layer) return *layer >= shape.first_layer && *layer < shape.stop_layer;
   return !shape.silent_model_rows[static_cast<std::size_t>(at.row)];
 }
@@ -94,7 +108,7 @@ void Plan::mark(SiteRow at, RowSet SitePlan::*set) {
   (sites_[at.site].*set).set(static_cast<std::size_t>(at.row));
   sites_[at.site].live.set(static_cast<std::size_t>(at.row));
   if (set == &SitePlan::watch) watches_gradients_ = true;
-  if (const auto layer = place(at.site).layer) {
+  if (const auto layer = where(at.site).layer) {
     last_layer_ = std::max(last_layer_, *layer);
   } else if (at.row >= static_cast<int>(kFirstHeadRow.row())) {
     needs_head_ = true;
@@ -114,7 +128,7 @@ std::vector<HookFunction> Plan::functions(SiteRow at, Direction direction) const
 // Where the tensor at a row comes from: the first of the rows that hand it on to each other.
 SiteRow Plan::origin(SiteRow at) const {
   while (!sites_[at.site].edit[static_cast<std::size_t>(at.row)]) {
-    const auto& handed_on = place(at.site).handed_on;
+    const auto& handed_on = where(at.site).handed_on;
     const auto from = handed_on.find(at.row);
     if (from == handed_on.end()) break;
     at = from->second;
@@ -122,14 +136,9 @@ SiteRow Plan::origin(SiteRow at) const {
   return at;
 }
 
-std::optional<SiteRow> Plan::same_as(SiteRow at) const {
-  const auto found = same_as_.find({at.site, at.row});
-  return found == same_as_.end() ? std::nullopt : std::optional(found->second);
-}
-
 PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
   const HookPoint& point = at.point();
-  PlannedValue value{name(at), shape_of(point, place(at.site), shape.input),
+  PlannedValue value{name(at), shape_of(point, where(at.site), shape.input),
                      dtype_of(point, shape.dtype), 0, ""};
   const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;
   for (std::size_t i = 0; i < point.axes.size(); ++i) {
@@ -147,20 +156,49 @@ PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
 
 void Plan::plan_values(const RunShape& shape) {
   // By origin, and by shape: pos_slice cuts a donor's keys and not those of its sharers.
-  std::map<std::tuple<int, int, std::vector<std::int64_t>>, SiteRow> first_of;
+  std::map<std::tuple<int, int, std::vector<std::int64_t>>, std::size_t> first_of;
+  std::vector<std::string> names;
   for (const SiteRow at : inventory_->rows()) {
     if (!sites_[at.site].record[static_cast<std::size_t>(at.row)]) continue;
     PlannedValue value = planned(at, shape);
     const SiteRow from = origin(at);
+    const std::size_t place = values_.size();
     const auto [first, is_first] =
-        first_of.emplace(std::tuple{from.site, from.row, value.shape}, at);
-    if (!is_first) {
-      same_as_.emplace(std::pair{at.site, at.row}, first->second);
-      value.shares_with = name(first->second);
-    }
+        first_of.emplace(std::tuple{from.site, from.row, value.shape}, place);
+    if (!is_first) value.shares_with = names[first->second];
+    const auto whole = where(at.site).slice_of.find(at.row);
+    const bool is_slice = whole != where(at.site).slice_of.end() &&
+                          sites_[at.site].in_place[static_cast<std::size_t>(at.row)];
+    if (is_slice) value.shares_with = name(whole->second);
+    places_[at.site][at.row] = static_cast<std::uint32_t>(place);
+    first_of_.push_back(first->second);
+    names.push_back(value.name);
     const int n_gradients = request_.gradients && is_floating(at) ? 1 : 0;
-    cache_bytes_ += value.n_bytes * ((is_first ? 1 : 0) + n_gradients);
+    cache_bytes_ += value.n_bytes * ((value.shares_with.empty() ? 1 : 0) + n_gradients);
     values_.push_back(std::move(value));
+  }
+  recorded_ = std::make_shared<const NameList>(std::move(names));
+}
+
+// A cache that holds all parts of a tensor, or a tensor and its slices, needs no copies of them.
+void Plan::plan_places() {
+  if (request_.pos_slice || request_.dtype || request_.device) return;
+  const auto as_computed = [&](SiteRow at) {
+    const SitePlan& rows = sites_[at.site];
+    const auto row = static_cast<std::size_t>(at.row);
+    return rows.record[row] && !rows.edit[row] && !rows.watch[row];
+  };
+  for (std::size_t i = 0; i < sites_.size(); ++i) {
+    const int site = static_cast<int>(i);
+    for (const auto& [row, whole] : where(site).slice_of) {
+      if (!as_computed({site, row}) || !sites_[whole.site].record[whole.row]) continue;
+      sites_[i].in_place.set(static_cast<std::size_t>(row));
+    }
+    if ((sites_[i].edit & kOnDemandRows).any()) continue;  // a part may come from elsewhere then
+    for (const RowSet& parts : where(site).side_by_side) {
+      const SitePlan& rows = sites_[i];
+      if ((parts & rows.record & ~rows.edit & ~rows.watch) == parts) sites_[i].in_place |= parts;
+    }
   }
 }
 

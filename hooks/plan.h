@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bezel/hooks/cache.h"
 #include "bezel/hooks/inventory.h"
 #include "bezel/hooks/request.h"
 
@@ -25,6 +27,7 @@ struct RunShape {
   int first_layer = 0;       // start_at_layer
   int stop_layer = 0;        // stop_at_layer, or the number of layers
   RowSet silent_model_rows;  // rows of site 0 that this run does not compute
+  bool operator==(const RunShape&) const = default;
 };
 
 /// A value that the cache will hold.
@@ -40,6 +43,7 @@ struct PlannedValue {
 struct SitePlan {
   RowSet live;                 // any of the below
   RowSet record, edit, watch;  // watch: gradients are recorded or edited
+  RowSet in_place;             // recorded with all that share their memory: no copy is needed
 
   /// True when a hook edits one of these values, or a gradient of one is asked for.
   bool changes_any(std::initializer_list<HookId> ids) const {
@@ -50,17 +54,23 @@ struct SitePlan {
 class Plan {
  public:
   /// Throws UnknownHookError, HookNotApplicableError, HookNeverFiredError, ArgumentError.
-  static std::shared_ptr<const Plan> compile(const Request& request, const Inventory& inventory,
+  static std::shared_ptr<const Plan> compile(const Request& request,
+                                             std::shared_ptr<const Inventory> inventory,
                                              const RunShape& shape);
 
   const SitePlan& site(int index) const { return sites_[index]; }
   const std::string& name(SiteRow at) const { return inventory_->name(at); }
-  const Site& place(int index) const { return inventory_->site(index); }
+  const Site& where(int index) const { return inventory_->site(index); }
   const Request& request() const { return request_; }
   /// Functions to apply at a value, in order.
   std::vector<HookFunction> functions(SiteRow at, Direction direction) const;
-  /// The recorded value that holds the same tensor under an earlier name, so that one copy serves.
-  std::optional<SiteRow> same_as(SiteRow at) const;
+  /// The names of the values to record, in forward order.
+  const std::shared_ptr<const NameList>& recorded() const { return recorded_; }
+  /// The place of a recorded value among them.
+  std::size_t place_of(SiteRow at) const { return places_[at.site][at.row]; }
+  /// The place of the value that holds the same tensor under an earlier name, so that one copy
+  /// serves; its own where there is none.
+  std::size_t first_of(std::size_t place) const { return first_of_[place]; }
   /// The last block whose values are asked for; -1: none. Sees the names only, not the logits.
   int last_layer() const { return last_layer_; }
   /// True when a gradient is recorded or edited anywhere.
@@ -73,19 +83,22 @@ class Plan {
   void check_fits(std::int64_t free_bytes) const;
 
  private:
-  Plan(const Request& request, const Inventory& inventory, const RunShape& shape);
+  Plan(const Request& request, std::shared_ptr<const Inventory> inventory, const RunShape& shape);
   std::vector<SiteRow> firing(const Selector& selector, const RunShape& shape) const;
   bool fires(SiteRow at, const RunShape& shape) const;
   void mark(SiteRow at, RowSet SitePlan::*set);
   SiteRow origin(SiteRow at) const;
   PlannedValue planned(SiteRow at, const RunShape& shape) const;
   void plan_values(const RunShape& shape);
+  void plan_places();
 
   Request request_;
-  const Inventory* inventory_;  // belongs to the model, which outlives its runs
+  std::shared_ptr<const Inventory> inventory_;
   std::vector<SitePlan> sites_;
   std::map<std::pair<int, int>, std::vector<std::size_t>> edits_at_;  // indices into request_.edits
-  std::map<std::pair<int, int>, SiteRow> same_as_;
+  std::vector<std::array<std::uint32_t, kNHookPoints>> places_;       // by site and row
+  std::vector<std::size_t> first_of_;                                 // by place
+  std::shared_ptr<const NameList> recorded_;
   std::vector<PlannedValue> values_;
   std::int64_t cache_bytes_ = 0;
   int last_layer_ = -1;

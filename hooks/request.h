@@ -46,6 +46,7 @@ inline Edit edit(Selector at, HookFunction function) {
 struct PosSlice {
   std::optional<std::int64_t> start, stop;
   std::int64_t step = 1;
+  bool operator==(const PosSlice&) const = default;
 };
 
 struct Request {

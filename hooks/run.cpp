@@ -45,6 +45,7 @@ at::Tensor part_of(const at::Tensor& value, const HookPoint& point, const Reques
     const ResolvedSlice cut = resolve(*request.pos_slice, part.size(dim));
     part = part.slice(dim, cut.start, cut.stop, cut.step);
   }
+  if (!request.dtype && !request.device) return part;
   const bool casts = request.dtype && part.is_floating_point();
   return part.to(request.device.value_or(part.device()),
                  casts ? *request.dtype : part.scalar_type());
@@ -72,7 +73,7 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
 
 Run::Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions, int step)
     : plan_(std::move(plan)),
-      cache_(std::make_shared<ActivationCache>(plan_->values().size())),
+      cache_(std::make_shared<ActivationCache>(plan_->recorded())),
       positions_(std::move(positions)),
       key_positions_(std::move(key_positions)),
       step_(step) {}
@@ -87,24 +88,26 @@ at::Tensor Run::fire(SiteRow at, at::Tensor value) {
 }
 
 void Run::record(SiteRow at, const at::Tensor& value) {
-  const auto first = plan_->same_as(at);
-  cache_->put(plan_->name(at), first ? cache_->at(plan_->name(*first)) : kept(at, value));
+  const std::size_t place = plan_->place_of(at), first = plan_->first_of(place);
+  cache_->put(place, first == place ? kept(at, value) : cache_->at(first));
 }
 
 // Owned by the cache alone and by one of its values: taken as it is only where nothing else can
-// write to it, and where it holds no more memory than it shows.
+// write to it, and where it holds no more memory than it shows (with those beside it).
 at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
+  const SitePlan& rows = plan_->site(at.site);
+  const auto row = static_cast<std::size_t>(at.row);
   const at::Tensor part = part_of(value, at.point(), plan_->request());
   const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
-  const bool in_graph =
-      value.requires_grad() || plan_->site(at.site).watch[static_cast<std::size_t>(at.row)];
-  const bool only_ours = whole && !in_graph && at.point().type != ValueType::kInt64;
+  const bool in_graph = value.requires_grad() || rows.watch[row];
+  const bool only_ours =
+      (whole || rows.in_place[row]) && !in_graph && at.point().type != ValueType::kInt64;
   const bool first = only_ours && taken_.insert(part.storage().unsafeGetStorageImpl()).second;
-  return first ? part : own_copy(part, value);
+  return first || (only_ours && rows.in_place[row]) ? part : own_copy(part, value);
 }
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) const {
-  const HookSite site{plan_->name(at), plan_->place(at.site).layer,
+  const HookSite site{plan_->name(at), plan_->where(at.site).layer,
                       at.point(),      Direction::kForward,
                       step_,           positions_,
                       key_positions_};
@@ -117,14 +120,13 @@ at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
   at::Tensor own = value.requires_grad() ? at::alias(value) : value.detach().requires_grad_(true);
   const auto row = static_cast<std::size_t>(at.row);
   const bool records = plan_->request().gradients && plan_->site(at.site).record[row];
-  // Backward may run when the model is gone: the closure owns all that it uses (the plan's names
-  // belong to the model, its request does not).
-  own.register_hook([name = plan_->name(at), layer = plan_->place(at.site).layer, row,
-                     functions = plan_->functions(at, Direction::kBackward), records, plan = plan_,
-                     cache = cache_, positions = positions_, key_positions = key_positions_,
-                     step = step_](const at::Tensor& gradient) {
-    const HookSite site{name, layer,     kHookPoints[row], Direction::kBackward,
-                        step, positions, key_positions};
+  own.register_hook([at, records, functions = plan_->functions(at, Direction::kBackward),
+                     plan = plan_, cache = cache_, positions = positions_,
+                     key_positions = key_positions_, step = step_](const at::Tensor& gradient) {
+    const std::string& name = plan->name(at);
+    const HookSite site{
+        name,         plan->where(at.site).layer, at.point(), Direction::kBackward, step, positions,
+        key_positions};
     at::Tensor used = applied(functions, gradient, site);
     if (records) {
       const at::Tensor part = part_of(used, site.point, plan->request());

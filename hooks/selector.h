@@ -24,7 +24,8 @@ class Selector {
   /// name or by a glob whose last part is literal ("blocks.*.attn.hook_result").
   std::vector<SiteRow> expand(const Inventory& inventory) const;
 
-  /// For messages: the name or glob, or "a callable".
+  bool is_text() const { return std::holds_alternative<std::string>(rule_); }
+  /// For messages: the name or glob in quotes, or "a callable".
   std::string text() const;
 
  private:

@@ -129,8 +129,8 @@ void bind_hooks(py::module_& module) {
       .def_property_readonly("cache_bytes", &hooks::Plan::cache_bytes);
   py::class_<ActivationCache, std::shared_ptr<ActivationCache>>(module, "ActivationCache")
       .def(py::init<>())
-      .def("at", &ActivationCache::at)
-      .def("put", &ActivationCache::put)
+      .def("at", py::overload_cast<const std::string&>(&ActivationCache::at, py::const_))
+      .def("put", py::overload_cast<const std::string&, at::Tensor>(&ActivationCache::put))
       .def("contains", &ActivationCache::contains)
       .def("__len__", &ActivationCache::size)
       .def("items", &ActivationCache::items);

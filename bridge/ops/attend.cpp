@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "bezel/bridge/ops/fused.h"
 
@@ -20,8 +21,10 @@ at::Tensor by_kv_head(const at::Tensor& per_head, std::int64_t n_kv_heads) {
 
 at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              const Mask& mask) {
-  const std::optional<at::Tensor> additive =
-      mask.causal_only ? std::nullopt : std::optional(mask.additive);
+  std::optional<at::Tensor> additive;
+  // CUDA's kernels multiply by log2(e): the lowest number would become -inf, and a query that sees
+  // no key (left padding) NaN (pytorch issue 110213). Half of it hides as well.
+  if (!mask.causal_only) additive = q.is_cuda() ? mask.additive * 0.5 : mask.additive;
   return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
                                           additive, /*dropout_p=*/0.0, mask.causal_only, kScale,
                                           /*enable_gqa=*/q.size(2) != k.size(2))
@@ -33,6 +36,18 @@ bool can_fuse(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, Pat
               hooks::Tap tap) {
   return path != Path::kOpen && !(q.is_cuda() && fused::differentiates({q, k, v})) &&
          !tap.any_live({"attn.hook_attn_scores", "attn.hook_pattern"});
+}
+
+// The pattern from the dots of queries and keys, which it takes.
+at::Tensor pattern_of(at::Tensor dots, const Mask& mask, Path path, hooks::Tap tap) {
+  const bool changes = tap.any_changes({"attn.hook_attn_scores", "attn.hook_pattern"});
+  if (path != Path::kOpen && !changes && fused::can_run({dots, mask.additive})) {
+    const auto values = fused::masked_softmax(std::move(dots), mask.additive);
+    tap("attn.hook_attn_scores", values.scores);
+    return tap("attn.hook_pattern", values.pattern);
+  }
+  const auto scores = tap("attn.hook_attn_scores", dots + mask.additive);
+  return tap("attn.hook_pattern", at::softmax(scores, -1));
 }
 
 double lowest(at::ScalarType type) {
@@ -50,10 +65,9 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   const auto heads = q.transpose(1, 2);  // [batch head q_pos d_head]
   const auto keys = k.permute({0, 2, 3, 1});
   const auto values = v.transpose(1, 2);
-  const auto dots = at::matmul(by_kv_head(heads, n_kv_heads), keys)
-                        .view({q.size(0), q.size(2), q.size(1), k.size(1)});
-  const auto scores = tap("attn.hook_attn_scores", dots + mask.additive);
-  const auto pattern = tap("attn.hook_pattern", at::softmax(scores, -1));
+  auto dots = at::matmul(by_kv_head(heads, n_kv_heads), keys)
+                  .view({q.size(0), q.size(2), q.size(1), k.size(1)});
+  const auto pattern = pattern_of(std::move(dots), mask, path, tap);
   return at::matmul(by_kv_head(pattern, n_kv_heads), values)
       .view(heads.sizes())
       .transpose(1, 2)

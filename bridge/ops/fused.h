@@ -29,6 +29,13 @@ NormValues rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, Nor
 /// x [batch pos head d_head], turned by float32 cos and sin.
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
+struct AttentionValues {
+  at::Tensor scores, pattern;  // [batch head q_pos k_pos]
+};
+/// Takes the dots [batch head q_pos k_pos] of queries and keys, which become the scores in place;
+/// mask [batch|1 1 q_pos k_pos] is added.
+AttentionValues masked_softmax(at::Tensor dots, const at::Tensor& mask);
+
 /// gate, up [… d] → gelu(gate) * up.
 at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up);
 

@@ -9,11 +9,14 @@ namespace bezel::ops {
 
 Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::int64_t d_head,
                        at::ScalarType model_type) {
-  const auto options = positions.options().dtype(wide_type(model_type));
+  // On the CPU, as the reference does: a device's power may differ in its last bit, which turns by
+  // a hundredth of a radian at position 100,000.
+  const auto options = at::TensorOptions(wide_type(model_type));
   const auto exponents = at::arange(0, 2 * spec.n_rotated_pairs, 2, options) / d_head;
   const auto turning = at::pow(spec.theta, exponents).reciprocal();
   const auto still = at::zeros({d_head / 2 - spec.n_rotated_pairs}, options);
-  const auto angles = positions.to(options.dtype()).unsqueeze(-1) * at::cat({turning, still});
+  const auto angles = positions.to(options.dtype()).unsqueeze(-1) *
+                      at::cat({turning, still}).to(positions.device());
   return {angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)};
 }
 

@@ -1,4 +1,5 @@
-// How the CPU launchers see a tensor: rows of d neighbouring elements, shared out among threads.
+// How the CPU kernels walk over a tensor: rows of d neighbouring elements, shared out among
+// threads.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -6,6 +7,8 @@
 
 #include <algorithm>
 #include <cstdint>
+
+#include "bezel/bridge/ops/context.h"
 
 namespace bezel::ops::fused {
 
@@ -26,11 +29,24 @@ struct RowPlaces {
   std::int64_t outer_stride, inner_stride, n_inner;
 };
 
-/// run(begin, end) over all rows; a thread gets at least `grain_elements`.
-template <class Run>
-void for_rows(const at::Tensor& rows, std::int64_t grain_elements, const Run& run) {
-  const auto grain = std::max<std::int64_t>(1, grain_elements / rows.size(2));
-  at::parallel_for(0, rows.size(0) * rows.size(1), grain, run);
+/// row(i) for every i, compiled for each kind of vector unit: row's operator() must be inlined.
+template <class Row>
+BEZEL_VECTOR_CLONES void run_rows(const Row& row, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) row(i);
+}
+
+/// row(i) for the n_rows rows of d elements each; a thread gets at least `grain_elements`.
+template <class Row>
+void for_rows(std::int64_t n_rows, std::int64_t d, std::int64_t grain_elements, const Row& row) {
+  const auto grain = std::max<std::int64_t>(1, grain_elements / d);
+  at::parallel_for(0, n_rows, grain,
+                   [&](std::int64_t begin, std::int64_t end) { run_rows(row, begin, end); });
+}
+
+/// launch(float()) or launch(at::BFloat16()): the types that the kernels know.
+template <class Launch>
+void with_element(at::ScalarType type, const Launch& launch) {
+  type == at::kFloat ? launch(float()) : launch(at::BFloat16());
 }
 
 }  // namespace bezel::ops::fused

@@ -96,8 +96,11 @@ def make_trainable(core: _C.Bridge) -> None:
 def find_device(device: torch.device | str) -> torch.device:
     """The device that was asked for, where bezel and this machine have it."""
     wanted = torch.device(device)
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"device {str(wanted)!r} was asked for, and torch finds no CUDA device")
+    n_devices = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= n_devices:
+        raise ArgumentError(
+            f"device {str(wanted)!r} was asked for; torch finds {n_devices or 'no'} CUDA devices"
+        )
     if wanted.type not in ("cpu", "cuda"):
         raise ArgumentError(f"device {str(wanted)!r} was asked for; bezel runs on cpu and cuda")
     return wanted

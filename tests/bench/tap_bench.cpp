@@ -20,8 +20,8 @@ Inventory one_block() {
   return Inventory(std::move(sites));
 }
 
-const Inventory& inventory() {
-  static const Inventory inventory = one_block();
+const std::shared_ptr<const Inventory>& inventory() {
+  static const auto inventory = std::make_shared<const Inventory>(one_block());
   return inventory;
 }
 

@@ -50,12 +50,22 @@ TEST_P(Ownership, WritingIntoOneCachedValueChangesItsOtherNamesAndNoOthers) {
   std::map<std::string, std::string> owner;
   for (const auto& value : plan->values())
     owner[value.name] = value.shares_with.empty() ? value.name : value.shares_with;
-  const auto before = copies(*result.cache);
   const auto items = result.cache->items();
-  items[5].second.fill_(7);
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    const bool one_value = owner[items[i].first] == owner[items[5].first];
-    EXPECT_EQ(at::equal(items[i].second, before[i]), !one_value) << items[i].first;
+  for (const auto& [written, target] : items) {
+    const auto before = copies(*result.cache);
+    target.fill_(target.flatten()[0].item<double>() == 7 ? 8 : 7);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      const auto& [name, value] = items[i];
+      const bool changed = !at::equal(value, before[i]);
+      if (owner[name] != owner[written]) {
+        EXPECT_FALSE(changed) << name << " by " << written;
+      }
+      // Slices of one value are apart from each other.
+      const bool same = value.sizes() == target.sizes() && !name.ends_with("ple.hook_input");
+      if (owner[name] == owner[written] && same) {
+        EXPECT_TRUE(changed) << name << " by " << written;
+      }
+    }
   }
 }
 

@@ -2,6 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <vector>
+
+#include "bezel/hooks/allocator.h"
+
 namespace bezel::hooks {
 namespace {
 
@@ -14,6 +19,17 @@ TEST(Memory, TheHostHasSomeAndLessThanAnExbibyte) {
 
 TEST(Memory, NobodySaysForADeviceThatHoldsNothing) {
   EXPECT_EQ(free_bytes(at::kMeta), std::nullopt);
+}
+
+TEST(Memory, FreedMemoryIsKeptForTheNextRunOnceThatIsAskedFor) {
+  keep_freed(std::int64_t{1} << 30);
+  if (held_bytes() == 0) GTEST_SKIP() << "this C library says nothing of its memory";
+  constexpr std::size_t kBlock = std::size_t{8} << 20;
+  std::vector<std::unique_ptr<char[]>> blocks;
+  for (int i = 0; i < 16; ++i) blocks.push_back(std::make_unique<char[]>(kBlock));
+  const auto before = held_bytes();
+  blocks.clear();
+  EXPECT_GE(held_bytes() - before, static_cast<std::int64_t>(15 * kBlock));
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace bezel::hooks {
 namespace {
 
 std::shared_ptr<const Plan> planned(const Request& request, const RunShape& shape = toy_shape()) {
-  return Plan::compile(request, toy(), shape);
+  return Plan::compile(request, shared_toy(), shape);
 }
 
 at::Tensor keep(const at::Tensor&, const HookSite&) { return {}; }

@@ -134,9 +134,9 @@ TEST(RunGradient, BackwardWorksWhenTheRunAndItsModelAreGone) {
   at::Tensor loss;
   std::shared_ptr<ActivationCache> cache;
   {
-    auto inventory = std::make_unique<Inventory>(toy_inventory());
+    auto inventory = std::make_shared<Inventory>(toy_inventory());
     const Request request{.names = {kZ}, .gradients = true};
-    hooks::Run run(Plan::compile(request, *inventory, toy_shape()), at::zeros({2, 5}),
+    hooks::Run run(Plan::compile(request, inventory, toy_shape()), at::zeros({2, 5}),
                    at::zeros({2, 5}));
     loss = run.fire(inventory->resolve(kZ), leaf() * 1).sum();
     cache = run.cache();

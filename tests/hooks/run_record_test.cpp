@@ -43,6 +43,32 @@ TEST(RunRecord, AValueThatHoldsMoreMemoryThanItShowsIsCopiedCompactly) {
   }
 }
 
+constexpr const char* kGate = "blocks.1.mlp.hook_pre";
+constexpr const char* kUp = "blocks.1.mlp.hook_pre_linear";
+
+// Both halves of one tensor pass; true when the cache took the tensor itself.
+bool shares_joint_tensor(const Request& request) {
+  ToyRun run(request);
+  const auto joint = at::randn({2, 5, 12});
+  const auto gate = joint.narrow(-1, 0, 6), up = joint.narrow(-1, 6, 6);
+  run.fire(kGate, gate);
+  run.fire(kUp, up);
+  return run.cache().contains(kGate) && run.cached(kGate).is_alias_of(joint);
+}
+
+TEST(RunRecord, PartsOfOneTensorAreCopiedUnlessAllOfThemAreKeptAsTheyAre) {
+  const auto same = [](const at::Tensor& z, const HookSite&) { return z; };
+  EXPECT_TRUE(shares_joint_tensor({.names = {"*"}}));
+  EXPECT_TRUE(shares_joint_tensor({.names = {kGate, kUp}}));
+  EXPECT_FALSE(shares_joint_tensor({.names = {kGate}}));
+  EXPECT_FALSE(shares_joint_tensor({.names = {"*"}, .edits = {edit(kUp, same)}}));
+  EXPECT_FALSE(
+      shares_joint_tensor({.names = {"*"}, .edits = {edit("blocks.1.hook_q_input", same)}}));
+  EXPECT_FALSE(shares_joint_tensor({.names = {"*"}, .gradients = true}));
+  EXPECT_FALSE(shares_joint_tensor({.names = {"*"}, .pos_slice = PosSlice{0, 2}}));
+  EXPECT_FALSE(shares_joint_tensor({.names = {"*"}, .dtype = at::kDouble}));
+}
+
 TEST(RunRecord, ACachedValueIsDetachedAndApartFromTheGraph) {
   ToyRun run({.names = {kZ}});
   const auto value = toy_value(kZ).requires_grad_(true) * 1;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,11 @@ inline Site toy_site(std::optional<int> layer) {
     return site;
   }
   site.prefix = "blocks." + std::to_string(*layer) + ".";
+  RowSet gate_and_up;
+  for (const HookId id : {HookId("mlp.hook_pre"), HookId("mlp.hook_pre_linear")}) {
+    gate_and_up.set(id.row());
+  }
+  site.side_by_side.push_back(gate_and_up);
   set_absent(site, kModel, "the model's");
   return site;
 }
@@ -68,10 +74,11 @@ inline Inventory toy_inventory() {
   return Inventory(std::move(sites));
 }
 
-inline const Inventory& toy() {
-  static const Inventory inventory = toy_inventory();
+inline const std::shared_ptr<const Inventory>& shared_toy() {
+  static const auto inventory = std::make_shared<const Inventory>(toy_inventory());
   return inventory;
 }
+inline const Inventory& toy() { return *shared_toy(); }
 
 /// A float32 run of all blocks and the head on 2 rows of 5 tokens.
 inline RunShape toy_shape() {

@@ -16,7 +16,7 @@ namespace bezel::hooks {
 class ToyRun {
  public:
   explicit ToyRun(const Request& request)
-      : plan_(Plan::compile(request, toy(), toy_shape())),
+      : plan_(Plan::compile(request, shared_toy(), toy_shape())),
         run_(plan_, at::arange(5).expand({2, 5}), at::arange(5).expand({2, 5}) + 10, /*step=*/3) {}
 
   /// Passes a value through its tap, as the model would.

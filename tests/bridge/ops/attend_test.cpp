@@ -85,19 +85,54 @@ TEST(Attend, ScoresAndPatternAreThoseOfTheLoops) {
 
 // Each stage from what the stage before handed on: rounding a score moves the pattern by much more
 // than one unit, in every implementation that keeps scores in bfloat16.
-TEST(Attend, InBfloat16EachStageOfTheOpenFormIsWithinOneUnitOfItsFloat64Result) {
-  for (const Case& c : cases()) {
-    const Heads h = heads(c, at::kBFloat16);
-    OneOp op({.names = {kScores, kPattern}});
-    const auto z = attended(h, Path::kOpen, op.tap());
-    const auto scores = op.cached(kScores), pattern = op.cached(kPattern);
-    const auto [dots, terms] = dots_by_loops(h.q, h.k);
-    const auto seen = hidden_by_rule(dots, h.rule) > std::numeric_limits<double>::lowest();
-    expect_one_unit(scores.masked_fill(~seen, 0), dots.masked_fill(~seen, 0), terms);
-    const auto want = softmax_by_loops(scores);
-    expect_one_unit(pattern, want, want);
-    const auto [sum, sizes] = mix_by_loops(pattern, h.v);
-    expect_one_unit(z, sum, sizes);
+TEST(Attend, InBfloat16EachStageIsWithinOneUnitOfItsFloat64Result) {
+  for (const auto path : kBothPaths) {
+    for (const Case& c : cases()) {
+      const Heads h = heads(c, at::kBFloat16);
+      OneOp op({.names = {kScores, kPattern}});
+      const auto z = attended(h, path, op.tap());
+      const auto scores = op.cached(kScores), pattern = op.cached(kPattern);
+      const auto [dots, terms] = dots_by_loops(h.q, h.k);
+      const auto seen = hidden_by_rule(dots, h.rule) > std::numeric_limits<double>::lowest();
+      expect_one_unit(scores.masked_fill(~seen, 0), dots.masked_fill(~seen, 0), terms);
+      const auto want = softmax_by_loops(scores);
+      expect_one_unit(pattern, want, want);
+      const auto [sum, sizes] = mix_by_loops(pattern, h.v);
+      expect_one_unit(z, sum, sizes);
+    }
+  }
+}
+
+TEST(Attend, InFloat32RecordedScoresAndPatternAreThoseOfTheLoops) {
+  auto all = cases();
+  all.push_back({200, 4, 2, 64, 17});  // rows longer than a block of the kernel, and no multiple
+  for (const auto path : kBothPaths) {
+    for (const Case& c : all) {
+      const Heads h = heads(c, at::kFloat);
+      OneOp op({.names = {kScores, kPattern}});
+      const auto z = attended(h, path, op.tap());
+      const auto scores = op.cached(kScores), pattern = op.cached(kPattern);
+      const auto want = hidden_by_rule(dots_by_loops(h.q, h.k).sum, h.rule);
+      const auto seen = want > std::numeric_limits<double>::lowest();
+      expect_close(scores.masked_fill(~seen, 0), want.masked_fill(~seen, 0), 2e-6);
+      expect_close(pattern, softmax_by_loops(scores), 1e-6);
+      EXPECT_TRUE(at::equal(pattern.masked_select(~seen), at::zeros({(~seen).sum().item<long>()})));
+      expect_close(z, by_loops(h).z.sum, 4e-6);
+    }
+  }
+}
+
+TEST(Attend, ANumberThatIsNoneStaysNoneInTheRecordedPattern) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const auto path : kBothPaths) {
+      Heads h = heads({70, 4, 2, 8, {}}, type);
+      h.q.select(1, 3).fill_(std::numeric_limits<float>::quiet_NaN());
+      OneOp op({.names = {kPattern}});
+      attended(h, path, op.tap());
+      const auto none = op.cached(kPattern).isnan();
+      EXPECT_TRUE(none.select(2, 3).all().item<bool>());
+      EXPECT_FALSE(none.select(2, 4).any().item<bool>());
+    }
   }
 }
 
@@ -138,10 +173,12 @@ TEST(Attend, AFullyMaskedRowIsUniformAndHarmlessInBothForms) {
          {std::pair{at::kFloat, 2e-6}, {at::kDouble, 1e-14}, {at::kBFloat16, 0.02}}) {
       const Heads h = heads({7, 4, 2, 8, window}, type, valid);
       for (const auto path : kBothPaths) expect_close(attended(h, path), by_loops(h).z.sum, bound);
-      OneOp op({.names = {kPattern}});
-      attended(h, Path::kOpen, op.tap());
-      const auto row = op.cached(kPattern).to(at::kDouble)[0][1][1];
-      EXPECT_TRUE(at::allclose(row, at::full({7}, 1.0 / 7, at::kDouble), 1e-2));
+      for (const auto path : kBothPaths) {
+        OneOp op({.names = {kPattern}});
+        attended(h, path, op.tap());
+        const auto row = op.cached(kPattern).to(at::kDouble)[0][1][1];
+        EXPECT_TRUE(at::allclose(row, at::full({7}, 1.0 / 7, at::kDouble), 1e-2));
+      }
     }
   }
 }

@@ -13,7 +13,8 @@ namespace bezel::ops {
 class OneOp {
  public:
   explicit OneOp(const hooks::Request& request)
-      : inventory_(bridge::make_inventory(spec())), run_(plan(request, inventory_), {}, {}) {}
+      : run_(plan(request, std::make_shared<hooks::Inventory>(bridge::make_inventory(spec()))), {},
+             {}) {}
   OneOp(const OneOp&) = delete;
   OneOp& operator=(const OneOp&) = delete;
 
@@ -28,13 +29,12 @@ class OneOp {
     spec.layers[0].moe = bridge::MoeSpec{};
     return spec;
   }
-  static std::shared_ptr<const hooks::Plan> plan(const hooks::Request& request,
-                                                 const hooks::Inventory& inventory) {
+  static std::shared_ptr<const hooks::Plan> plan(
+      const hooks::Request& request, std::shared_ptr<const hooks::Inventory> inventory) {
     hooks::RunShape shape;
     shape.stop_layer = 1;
-    return hooks::Plan::compile(request, inventory, shape);
+    return hooks::Plan::compile(request, std::move(inventory), shape);
   }
-  hooks::Inventory inventory_;
   hooks::Run run_;
 };
 
