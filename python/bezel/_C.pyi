@@ -121,6 +121,7 @@ class Path:
     automatic: ClassVar[Path]
     open: ClassVar[Path]
     __members__: ClassVar[dict[str, Path]]
+    name: Literal["automatic", "open"]
 
 class Output:
     logits: ClassVar[Output]
@@ -150,6 +151,7 @@ def load(
     device: torch.device,
     on_progress: Callable[[int, int], None] | None,
 ) -> Bridge: ...
+def with_weights(original: Bridge, replaced: dict[str, torch.Tensor]) -> Bridge: ...
 def loss_per_token(
     logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor | None
 ) -> torch.Tensor: ...

@@ -14,6 +14,10 @@ class ArgumentError(Error, ValueError):
     """An argument that contradicts another, or is outside its range."""
 
 
+class NoSuchWeightError(Error, AttributeError):
+    """A weight, or a property of one, that this model or layer does not have."""
+
+
 class UnknownHookError(Error, KeyError):
     """A hook name that no model knows; the message has the nearest names."""
 

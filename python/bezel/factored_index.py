@@ -50,8 +50,6 @@ def _without_ellipsis(items: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     at = [i for i, item in enumerate(items) if item is ...]
     if not at:
         return items
-    if len(at) > 1:
-        raise IndexError("an index can have one ellipsis")
     missing = ndim - sum(_n_axes(item) for item in items if item is not ...)
     return (*items[: at[0]], *([_ALL] * missing), *items[at[0] + 1 :])
 
