@@ -1,5 +1,6 @@
 """Small helpers with TransformerLens's names."""
 
 from bezel.names import get_act_name
+from bezel.ranks import AnswerRank, test_prompt
 
-__all__ = ["get_act_name"]
+__all__ = ["AnswerRank", "get_act_name", "test_prompt"]
