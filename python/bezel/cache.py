@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from bezel import _C
+from bezel.errors import ArgumentError
 from bezel.full_decomposition import FullDecomposition
+from bezel.model import Model
 
 
 class ActivationCache(FullDecomposition):
@@ -20,3 +28,59 @@ class ActivationCache(FullDecomposition):
             cache was loaded without one; set it to None to let the model go.
         has_batch_dim: False where the batch axis was removed.
     """
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the cache as one HDF5 file, every value bit for bit.
+
+        The layout stands in cache_file.py. The file appears under its name when it is whole; one of
+        that name is replaced.
+
+        Args:
+            path: Where to: "run.h5".
+
+        Raises:
+            StoreError: The file could not be written; nothing is left behind.
+            ArgumentError: A value's name or dtype has no place in such a file.
+
+        Example:
+            >>> cache.save("run.h5")
+        """
+        file = _module("cache_file")
+        file.save(Path(path), self._values.items(), self.origin, self.has_batch_dim)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> ActivationCache:
+        """Reads a saved cache; its values are on the CPU.
+
+        Args:
+            path: A file that `save` wrote. It is not trusted: what is not as written is refused.
+            model: The model that the values are from, for methods that read its weights.
+
+        Returns:
+            A cache equal to the saved one.
+
+        Raises:
+            StoreError: The file is cut short, damaged, of another schema or another program's.
+            ModelMismatchError: The values cannot be this model's.
+
+        Example:
+            >>> cache = bezel.ActivationCache.load("run.h5", model=b)
+        """
+        reader = _module("cache_reader")
+        loaded = reader.load(Path(path))
+        if model is not None:
+            reader.check_model(Path(path), loaded, model)
+        values = _C.ActivationCache()
+        for name, value in loaded.values:
+            values.put(name, value)
+        return cls(values, model, loaded.has_batch_dim, origin=loaded.origin)
+
+
+def _module(name: str) -> Any:
+    """The reader or writer: their packages are wanted where caches are saved, not before."""
+    try:
+        return importlib.import_module(f"bezel.{name}")
+    except ImportError as error:
+        raise ArgumentError(
+            f'saved caches need h5py and xxhash: pip install "bezel[store]" ({error})'
+        ) from error

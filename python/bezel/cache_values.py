@@ -18,7 +18,7 @@ ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str | None]
 GRADIENT = "_grad"  # ends the names of gradients
 _AXES = {row.name: row.axes for row in TABLE}
 # What tells one model from another in a saved cache; all of them stand in ModelSpec.
-_SPEC_FIELDS = ("family", "n_layers", "n_heads", "d_model", "d_vocab", "d_ple")
+SPEC_FIELDS = ("family", "n_layers", "n_heads", "d_model", "d_vocab", "d_ple")
 
 
 def axes_of(name: str) -> tuple[str, ...] | None:
@@ -45,7 +45,7 @@ class Origin:
     @classmethod
     def of(cls, model: Model) -> Origin:
         """The origin of values that this model computes now."""
-        return cls({field: getattr(model.cfg, field) for field in _SPEC_FIELDS}, model.dtype)
+        return cls({field: getattr(model.cfg, field) for field in SPEC_FIELDS}, model.dtype)
 
 
 class CachedValues(Mapping[str, torch.Tensor]):
@@ -83,7 +83,7 @@ class CachedValues(Mapping[str, torch.Tensor]):
                 f"names_filter. It has {self._some_names()}"
             )
         value = self._values.at(full)
-        return value if self.has_batch_dim or not _is_batched(full) else value[0]
+        return value if self.has_batch_dim or not is_batched(full) else value[0]
 
     def __contains__(self, name: object) -> bool:
         if isinstance(name, str | tuple):
@@ -111,7 +111,7 @@ class CachedValues(Mapping[str, torch.Tensor]):
     def remove_batch_dim(self) -> Self:
         """A cache without the batch axis. Raises ArgumentError when the batch has several rows."""
         for name, value in self._values.items():
-            if _is_batched(name) and value.shape[0] != 1:
+            if is_batched(name) and value.shape[0] != 1:
                 raise ArgumentError(
                     f"remove_batch_dim: the batch has {value.shape[0]} rows; wanted 1"
                 )
@@ -140,8 +140,8 @@ class CachedValues(Mapping[str, torch.Tensor]):
             raise ArgumentError("batch_slice: this cache has no batch axis any more")
         rows = _C.ActivationCache()
         for name, value in self._values.items():
-            part = cut.apply(value, 0) if _is_batched(name) else value
-            rows.put(name, part.unsqueeze(0) if cut.drops_axis and _is_batched(name) else part)
+            part = cut.apply(value, 0) if is_batched(name) else value
+            rows.put(name, part.unsqueeze(0) if cut.drops_axis and is_batched(name) else part)
         return self._with(rows, self.has_batch_dim and not cut.drops_axis)
 
     def toggle_autodiff(self, mode: bool = False) -> None:
@@ -159,7 +159,7 @@ class CachedValues(Mapping[str, torch.Tensor]):
     def _stored(self, values: Mapping[str, torch.Tensor]) -> _C.ActivationCache:
         stored = _C.ActivationCache()
         for name, value in values.items():
-            add_axis = not self.has_batch_dim and _is_batched(name)
+            add_axis = not self.has_batch_dim and is_batched(name)
             stored.put(name, value.unsqueeze(0) if add_axis else value)
         return stored
 
@@ -179,6 +179,7 @@ class CachedValues(Mapping[str, torch.Tensor]):
         return shown + (" …" if len(names) > 3 else "") if names else "none"
 
 
-def _is_batched(name: str) -> bool:
+def is_batched(name: str) -> bool:
+    """True when the first axis of a value is the batch."""
     axes = axes_of(name)
     return axes is None or axes[0] == "batch"
