@@ -1,19 +1,17 @@
 """The weights that a Bridge hands out are the checkpoint's, by TransformerLens's names and axes.
 
-Compared with the tensors as safetensors reads them, and with the values of a run in float64.
+Compared with the tensors as safetensors reads them, in every form of every fixture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import bezel
-from bezel import FactoredMatrix
 from bezel.errors import ArgumentError, NoSuchWeightError
 from support import checkpoint_forms, fixtures
 from support.lab import Lab
@@ -21,7 +19,6 @@ from support.lab import Lab
 NAMES = tuple(fixtures.RECIPES)
 TOKENS = fixtures.tokens(12)
 CASES = [(name, form) for name in NAMES for form in ("saved", *checkpoint_forms.forms_of(name))]
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
 class Checkpoint:
@@ -169,152 +166,6 @@ def test_an_untied_head_is_its_own(lab: Lab) -> None:
     assert not torch.equal(bridge.W_U, bridge.W_E.mT)
 
 
-class Run:
-    """A model in float64 with every value of one run."""
-
-    def __init__(self, lab: Lab, name: str) -> None:
-        self.bridge = lab.bridge(name, path="open", dtype=torch.float64)
-        _, self.cache = self.bridge.run_with_cache(TOKENS, lab.names(name))
-        self.layers = list(enumerate(self.bridge.cfg.layers))
-
-    def at(self, layer: int, row: str) -> torch.Tensor:
-        return self.cache[f"blocks.{layer}.{row}"]
-
-    def normed(self, layer: int, norm: str) -> torch.Tensor:
-        """What stands behind a norm, its gain included."""
-        gain = getattr(self.bridge, f"w_{norm}")[layer]
-        return self.at(layer, f"{norm}.hook_normalized") * gain
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def run(lab: Lab, request: pytest.FixtureRequest) -> Run:
-    return Run(lab, request.param)
-
-
-def close(got: torch.Tensor, want: torch.Tensor) -> None:
-    torch.testing.assert_close(got, want, **CLOSE)
-
-
-def test_normed_streams_times_the_weights_are_queries_keys_and_values(run: Run) -> None:
-    for layer, spec in run.layers:
-        x, b = run.normed(layer, "ln1"), run.bridge
-        for head in range(spec.attention.n_heads):
-            close(x @ b.W_Q[layer][head], run.at(layer, "attn.hook_q")[:, :, head])
-            result = run.at(layer, "attn.hook_z")[:, :, head] @ b.W_O[layer, head]
-            close(result, run.at(layer, "attn.hook_result")[:, :, head])
-        if spec.attention.donor is None:
-            for head in range(spec.attention.n_kv_heads):
-                close(x @ b.W_K[layer][head], run.at(layer, "attn.hook_k")[:, :, head])
-                close(x @ b.W_V[layer][head], run.at(layer, "attn.hook_v")[:, :, head])
-
-
-def test_the_feed_forwards_weights_give_its_values(run: Run) -> None:
-    for layer, _ in run.layers:
-        x, b = run.normed(layer, "ln2"), run.bridge
-        close(x @ b.W_gate[layer], run.at(layer, "mlp.hook_pre"))
-        close(x @ b.W_in[layer], run.at(layer, "mlp.hook_pre_linear"))
-        close(run.at(layer, "mlp.hook_post") @ b.W_out[layer], run.at(layer, "mlp.hook_out"))
-
-
-def test_the_experts_weights_give_their_values(run: Run) -> None:
-    b = run.bridge
-    for layer, _ in b.blocks_with("moe"):
-        x, mid = run.normed(layer, "ln2_moe"), run.at(layer, "hook_resid_mid")
-        root = (mid.pow(2).mean(-1, keepdim=True) + b.cfg.norm_eps).sqrt()
-        router_in = mid / root * b.router_scales[layer] / b.cfg.d_model**0.5
-        close(router_in @ b.W_router[layer], run.at(layer, "moe.hook_router_logits"))
-        probs, indices = (
-            run.at(layer, "moe.hook_router_probs"),
-            run.at(layer, "moe.hook_expert_indices"),
-        )
-        for batch, pos in np.ndindex(*TOKENS.shape):
-            chosen = probs[batch, pos][indices[batch, pos]]
-            for k, expert in enumerate(indices[batch, pos].tolist()):
-                at = (batch, pos, k)
-                close(
-                    x[batch, pos] @ b.W_expert_gate[layer, expert],
-                    run.at(layer, "moe.hook_expert_pre")[at],
-                )
-                close(
-                    x[batch, pos] @ b.W_expert_in[layer, expert],
-                    run.at(layer, "moe.hook_expert_pre_linear")[at],
-                )
-                weight = chosen[k] / chosen.sum() * b.expert_scales[layer, expert]
-                close(weight, run.at(layer, "moe.hook_expert_weights")[at])
-                out = run.at(layer, "moe.hook_expert_post")[at] @ b.W_expert_out[layer, expert]
-                close(out * weight, run.at(layer, "moe.hook_expert_out")[at])
-
-
-def test_embedding_and_unembedding_are_the_first_and_the_last_product(run: Run) -> None:
-    b = run.bridge
-    close(b.W_E[TOKENS] * b.embed_scale, run.cache["hook_embed"])
-    normed = run.cache["ln_final.hook_normalized"] * b.w_ln_final
-    close(normed @ b.W_U, run.cache["hook_unembed"])
-
-
-def test_per_layer_embeddings_are_the_tables_and_the_projections(run: Run) -> None:
-    b = run.bridge
-    if b.cfg.d_ple == 0:
-        return
-    d_ple, eps = b.cfg.d_ple, b.cfg.norm_eps
-    close(b.W_PLE[TOKENS] * d_ple**0.5, run.cache["ple.hook_token"])
-    for layer, _ in run.layers:
-        raw = run.cache["hook_full_embed"] @ b.W_PLE_context[layer] / b.cfg.d_model**0.5
-        root = (raw.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-        close(raw / root * b.w_ple_norm, run.cache["ple.hook_context"][:, :, layer])
-        stream = run.at(layer, "hook_resid_mid") + run.at(layer, "hook_mlp_out")
-        close(stream @ b.W_PLE_gate[layer], run.at(layer, "ple.hook_gate"))
-        out = run.at(layer, "ple.hook_post") @ b.W_PLE_out[layer]
-        normalized = run.at(layer, "ple_post.hook_normalized")
-        close(normalized * run.at(layer, "ple_post.hook_scale"), out)
-        close(normalized * b.w_ple_post[layer], run.at(layer, "hook_ple_out"))
-
-
-def test_post_norm_gains_and_layer_scalars_give_what_is_added(run: Run) -> None:
-    for layer, _ in run.layers:
-        close(run.normed(layer, "ln1_post"), run.at(layer, "hook_attn_out"))
-        close(run.normed(layer, "ln2_post"), run.at(layer, "hook_mlp_out"))
-        total = run.at(layer, "hook_resid_mid") + run.at(layer, "hook_mlp_out")
-        if run.bridge.cfg.d_ple:
-            total = total + run.at(layer, "hook_ple_out")
-        close(total * run.bridge.layer_scalars[layer], run.at(layer, "hook_resid_post"))
-
-
-def source_of(run: Run, layer: int) -> int:
-    donor = run.bridge.cfg.layers[layer].attention.donor
-    return layer if donor is None else donor
-
-
-def value_scale(run: Run, layer: int, kv_head: int) -> torch.Tensor:
-    """The scale of the weightless norm of each value [batch pos 1]."""
-    raw = run.at(source_of(run, layer), "attn.hook_v")[:, :, kv_head]
-    return (raw.pow(2).mean(-1, keepdim=True) + run.bridge.cfg.norm_eps).sqrt()
-
-
-def test_a_heads_result_is_its_pattern_over_the_normed_streams_through_ov(run: Run) -> None:
-    for layer, spec in run.layers:
-        x = run.normed(source_of(run, layer), "ln1")
-        ov, pattern = run.bridge.OV[layer], run.at(layer, "attn.hook_pattern")
-        assert ov.shape == (spec.attention.n_heads, x.shape[-1], x.shape[-1])
-        assert ov.mdim == spec.attention.d_head
-        for head in range(spec.attention.n_heads):
-            kv_head = head * spec.attention.n_kv_heads // spec.attention.n_heads
-            moved = (x @ ov[head].AB) / value_scale(run, layer, kv_head)
-            for batch, q in np.ndindex(*TOKENS.shape):
-                want = sum(pattern[batch, head, q, k] * moved[batch, k] for k in range(q + 1))
-                close(want, run.at(layer, "attn.hook_result")[batch, q, head])
-
-
-def test_queries_dot_keys_are_the_normed_streams_through_qk(run: Run) -> None:
-    for layer, spec in run.layers:
-        source, at = source_of(run, layer), spec.attention
-        queries, keys = run.at(layer, "attn.hook_q"), run.at(source, "attn.hook_k")
-        x, y = run.normed(layer, "ln1"), run.normed(source, "ln1")
-        for head in range(at.n_heads):
-            want = queries[:, :, head] @ keys[:, :, head * at.n_kv_heads // at.n_heads].mT
-            close(x @ run.bridge.QK[layer, head].AB @ y.mT, want)
-
-
 def test_a_blocks_weights_are_views_and_a_write_changes_the_model(lab: Lab) -> None:
     bridge = bezel.Bridge.from_pretrained(lab.folder("wrapped_moe"), dtype=torch.float32)
     before = bridge(TOKENS)
@@ -347,99 +198,6 @@ def test_norms_of_a_block_are_by_transformerlens_names(lab: Lab) -> None:
             for norm in ("ln1", "ln1_post", "ln2", "ln2_post"):
                 assert torch.equal(getattr(block, norm).w, getattr(bridge, f"w_{norm}")[layer])
         assert repr(bridge.blocks[1]) == "Layer(1)"
-
-
-@pytest.fixture(scope="module")
-def uniform(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A model whose sliding and full layers are alike, and share no keys."""
-    recipe = fixtures.Recipe(
-        "sfs",
-        {
-            **fixtures.RECIPES["e2b"].text,
-            "head_dim": 8,
-            "global_head_dim": 8,
-            "num_kv_shared_layers": 0,
-            "use_double_wide_mlp": False,
-        },
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fixtures.RECIPES, "uniform", recipe)
-        folder = fixtures.make("uniform", tmp_path_factory.mktemp("uniform"))
-    return bezel.Bridge.from_pretrained(folder, dtype=torch.float32)
-
-
-SHAPES = {
-    "W_Q": (3, 4, 48, 8), "W_K": (3, 1, 48, 8), "W_V": (3, 1, 48, 8), "W_O": (3, 4, 8, 48),
-    "W_gate": (3, 48, 32), "W_in": (3, 48, 32), "W_out": (3, 32, 48), "layer_scalars": (3,),
-    "w_ln1": (3, 48), "w_q_norm": (3, 8), "W_PLE_gate": (3, 48, 12), "W_PLE_out": (3, 12, 48),
-    "W_PLE": (160, 3, 12), "W_PLE_context": (3, 48, 12), "W_E": (160, 48), "W_U": (48, 160),
-    "QK": (3, 4, 48, 48), "OV": (3, 4, 48, 48),
-}  # fmt: skip
-
-
-def test_weights_are_stacked_where_layers_agree(uniform: Any) -> None:
-    for name, shape in SHAPES.items():
-        weight = getattr(uniform, name)
-        assert isinstance(weight, FactoredMatrix if name in ("QK", "OV") else torch.Tensor)
-        assert weight.shape == shape, name
-    for layer in range(3):
-        assert torch.equal(uniform.W_Q[layer], uniform.blocks[layer].attn.W_Q)
-        torch.testing.assert_close(uniform.QK[layer].AB, uniform.blocks[layer].attn.QK.AB)
-        torch.testing.assert_close(
-            uniform.QK[layer, 2].AB, uniform.W_Q[layer, 2] @ uniform.W_K[layer, 0].mT
-        )
-
-
-def test_layers_that_differ_are_a_list_that_says_so(lab: Lab) -> None:
-    bridge = lab.bridge("e2b")  # sssfsssf: heads of 8 and 16, MLPs of 32 and 64
-    w = bridge.W_Q
-    assert len(w) == 8
-    assert w.shapes == [(4, 48, 8)] * 3 + [(4, 48, 16)] + [(4, 48, 8)] * 3 + [(4, 48, 16)]
-    assert w[3].shape == w[-1].shape == (4, 48, 16)
-    assert torch.equal(w[3, 2], w[3][2])
-    assert torch.equal(w[3, 2, :, 5], w[3][2, :, 5])
-    assert [x.shape for x in w] == w.shapes
-    assert torch.equal(w.stack([0, 2]), torch.stack([w[0], w[2]]))
-    assert "[4, 48, 16] in layers 3, 7" in repr(w)
-    qk = bridge.QK
-    assert isinstance(qk.stack([0, 1, 2]), FactoredMatrix)
-    torch.testing.assert_close(qk.stack([0, 1])[1, 3].AB, qk[1, 3].AB)
-    assert qk.shapes == [(4, 48, 48)] * 8
-
-
-MISUSES: dict[str, Callable[[Any], Any]] = {
-    "torch.stack": lambda w: torch.stack(w),
-    "torch.cat": lambda w: torch.cat(w),
-    "torch.einsum": lambda w: torch.einsum("lhmd->lh", w),
-    "a keyword": lambda w: torch.nn.functional.linear(torch.zeros(8), weight=w),
-    "x @ W": lambda w: torch.zeros(48) @ w,
-    "W @ x": lambda w: w @ torch.zeros(8),
-    "x * W": lambda w: torch.zeros(8) * w,
-    "numpy": lambda w: np.asarray(w),
-    "a range of layers": lambda w: w[:3],
-    "a list of layers": lambda w: w[[0, 1]],
-    "an ellipsis": lambda w: w[..., 0],
-    "True": lambda w: w[True],
-    "stack": lambda w: w.stack(),
-    "stack of some": lambda w: w.stack([0, 3]),
-    "stack of none": lambda w: w.stack([]),
-}
-
-
-@pytest.mark.parametrize("what", MISUSES)
-def test_using_such_a_list_as_one_tensor_says_why_not(lab: Lab, what: str) -> None:
-    with pytest.raises(ArgumentError, match=r"W_Q.*differ in shape.*\[4, 48, 16\] in layers 3, 7"):
-        MISUSES[what](lab.bridge("e2b").W_Q)
-
-
-def test_such_a_list_has_no_one_shape(lab: Lab) -> None:
-    w = lab.bridge("e2b").W_O
-    with pytest.raises(NoSuchWeightError, match="W_O.shape: layers differ in shape"):
-        _ = w.shape
-    assert not hasattr(w, "shape")
-    for layer in (8, -9):
-        with pytest.raises(IndexError, match="8 layers"):
-            w[layer]
 
 
 @pytest.mark.parametrize(
