@@ -9,7 +9,7 @@ import torch
 from bezel.cache_slice import Cut, SliceInput
 from bezel.cache_values import CachedValues
 from bezel.decomposition_checks import check_norm
-from bezel.decomposition_inputs import Norm, Weights, layer_index, model_of, need, wide
+from bezel.decomposition_inputs import Norm, Weights, layer_index, model_of, wide
 from bezel.errors import ArgumentError
 from bezel.text import encode
 
@@ -48,7 +48,8 @@ class Attribution(CachedValues):
             [part batch pos d_model], at least float32.
 
         Raises:
-            UnknownHookError: The scale was not recorded.
+            UnknownHookError: The stream, the norm's scale or its normalized value was not recorded;
+                with the names_filter to use.
             ArgumentError: The stack has other rows or positions than the scale.
             DecompositionError: A hook edited the norm, so that its output is not linear in this.
 
@@ -68,9 +69,7 @@ class Attribution(CachedValues):
         if recompute_ln:
             eps = model_of(self).cfg.norm_eps
             return stack / (stack.square().mean(-1, keepdim=True) + eps).sqrt() * gain
-        need(self, [norm.scale_name], "apply_ln_to_stack")
-        check_norm(self, norm.name, index, mlp_input)
-        scale = norm.scale(self, positions)
+        scale = check_norm(self, index, mlp_input).scale(self, positions)
         if self.has_batch_dim and not rows.keeps_all:
             scale = rows.apply(scale, 0)
         _check_places(stack, scale)
@@ -104,7 +103,8 @@ class Attribution(CachedValues):
             [part batch pos], or without the axes that were dropped.
 
         Raises:
-            UnknownHookError: ln_final.hook_scale was not recorded.
+            UnknownHookError: The end of the stream, or ln_final.hook_scale or .hook_normalized, was
+                not recorded.
             ArgumentError: Shapes that do not fit; a text that is not one token.
 
         Example:

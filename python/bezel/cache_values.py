@@ -32,7 +32,8 @@ def axes_of(name: str) -> tuple[str, ...] | None:
 def layer_of(name: str) -> int | None:
     """The block of a full name; None for a value of the model."""
     parts = name.split(".", 2)
-    return int(parts[1]) if parts[0] == "blocks" and parts[1].isdecimal() else None
+    is_in_block = len(parts) == 3 and parts[0] == "blocks" and parts[1].isdecimal()
+    return int(parts[1]) if is_in_block else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from bezel.cache_slice import Cut
 from bezel.cache_values import CachedValues
 from bezel.decomposition_checks import check_norm
-from bezel.decomposition_inputs import Norm, Weights, model_of, need, wide
+from bezel.decomposition_inputs import Weights, model_of, wide
 from bezel.errors import ArgumentError
 
 Labelled: TypeAlias = tuple[list[torch.Tensor], list[str]]  # stacks [part …], and all their labels
@@ -44,9 +44,7 @@ def reading_of(
     """Through the norm of `layer` at its recorded scale with apply_ln; else as the parts are."""
     if not apply_ln:
         return Reading()
-    norm = Norm.at(cache, layer, mlp_input)
-    need(cache, [norm.scale_name], "apply_ln")
-    check_norm(cache, norm.name, layer, mlp_input)
+    norm = check_norm(cache, layer, mlp_input)
     scale = norm.scale(cache, positions)
     return Reading(Weights(model_of(cache)).beside(norm.slot, scale), scale)
 

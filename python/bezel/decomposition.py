@@ -78,7 +78,7 @@ class Decomposition(Attribution):
 
         Example:
             >>> streams, labels = cache.accumulated_resid(apply_ln=True, return_labels=True)
-            >>> streams @ b.W_E.T  # [stream batch pos d_vocab], before the final softcap
+            >>> streams[:, 0, -1]  # [stream d_model]: unembed each for its guess of the next token
         """
         index = layer_index(self, layer, mlp_input)
         names, labels = [], []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from bezel.cache_values import CachedValues
-from bezel.decomposition_inputs import Weights, model_of, stream_name, wide
+from bezel.decomposition_inputs import Norm, Weights, model_of, need, stream_name, wide
 from bezel.errors import Error
 
 _SUM_ROUNDINGS = 2  # one sum is rounded by half an epsilon at most; room for casts of what was kept
@@ -43,17 +43,22 @@ def check_product(
     _refuse_gap(parts, wide(want), gate * size.norm(dim=-1), f'"{name}"')
 
 
-def check_norm(cache: CachedValues, norm_name: str, layer: int, mlp_input: bool) -> None:
-    """Raises DecompositionError when a norm was edited, or read another value than the stream."""
-    stream = stream_name(cache, layer, mlp_input)
-    names = (stream, f"{norm_name}.hook_scale", f"{norm_name}.hook_normalized")
-    if any(name not in cache for name in names):
-        return
+def check_norm(cache: CachedValues, layer: int, mlp_input: bool) -> Norm:
+    """The norm that a stream goes through, if it is linear in it at the recorded scale.
+
+    Raises:
+        UnknownHookError: What shows that was not recorded.
+        DecompositionError: A hook edited the norm's output, or what it reads.
+    """
+    norm, stream = Norm.at(cache, layer, mlp_input), stream_name(cache, layer, mlp_input)
+    names = (stream, norm.scale_name, f"{norm.name}.hook_normalized")
+    need(cache, names, f"to see parts through {norm.name}, bezel")
     value, scale, normalized = (cache[name] for name in names)
     gate = 4 * torch.finfo(coarsest(cache, value, scale, normalized)).eps
     got = wide(normalized) * wide(scale)
     bound = gate * wide(value).norm(dim=-1)
-    _refuse_gap(got, wide(value), bound, f'"{stream}" through {norm_name}')
+    _refuse_gap(got, wide(value), bound, f'"{stream}" through {norm.name}')
+    return norm
 
 
 class StreamCheck:

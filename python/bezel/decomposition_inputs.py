@@ -35,8 +35,10 @@ def need(cache: CachedValues, names: Iterable[str], method: str) -> None:
     if not missing:
         return
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    rows = dict.fromkeys(_glob(name) for name in wanted)
-    listed = ", ".join(f'"{row}"' for row in rows)
+    globs = [_glob(name) for name in wanted]
+    # A glob where several blocks are meant, so that the list stays one that a person reads.
+    rows = [name if globs.count(row) == 1 else row for name, row in zip(wanted, globs, strict=True)]
+    listed = ", ".join(f'"{row}"' for row in dict.fromkeys(rows))
     raise UnknownHookError(
         f'{method} needs "{missing[0]}"{others}, which this cache does not have; run with '
         f"names_filter=[{listed}] (these and whatever else you read)"

@@ -100,7 +100,7 @@ class NeuronStacks(HeadStacks):
             DecompositionError: A hook changed a value between the neurons and the stream.
 
         Example:
-            >>> direction = b.W_E[42]
+            >>> direction = torch.randn(b.cfg.d_model)
             >>> cache.stack_neuron_results(-1, project_output_onto=direction)  # [neuron batch pos]
         """
         index, positions = layer_index(self, layer, mlp_input), Cut(pos_slice)

@@ -237,12 +237,13 @@ def test_a_stack_cut_otherwise_than_the_scale_is_refused(small: Any) -> None:
         small.apply_slice_to_batch_dim(0).apply_ln_to_stack(last, batch_slice=0, pos_slice=-1)
 
 
-def test_a_scale_that_was_not_recorded_is_asked_for(lab: Lab) -> None:
-    names = ["hook_full_embed", "blocks.*.hook_*_out", "blocks.*.hook_resid_post"]
+def test_what_shows_that_the_norm_is_linear_is_asked_for(lab: Lab) -> None:
+    names = ["hook_full_embed", "blocks.*.hook_*_out", "blocks.7.hook_resid_post"]
+    asked = r'names_filter=\["blocks.7.hook_resid_post", "ln_final.hook_scale", "ln_final.hook_n'
     _, cache = lab.bridge("e2b").run_with_cache(TOKENS, names)
     for ask in (
         lambda: cache.logit_attrs(cache.decompose_resid(), 3),
         lambda: cache.decompose_resid(apply_ln=True),
     ):
-        with pytest.raises(UnknownHookError, match=r'names_filter=\["ln_final.hook_scale"\]'):
+        with pytest.raises(UnknownHookError, match=asked):
             ask()

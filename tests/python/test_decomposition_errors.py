@@ -72,7 +72,6 @@ def test_no_value_that_is_asked_for_is_superfluous(lab: Lab, name: str) -> None:
         bridge.run_with_cache(TOKENS, "hook_tokens")[1].get_full_resid_decomposition()
     for left_out in asked_for(caught.value):
         names = [name for name in asked_for(caught.value) if name != left_out]
-        # The last block's resid_post stands behind a glob of its own.
         with pytest.raises(UnknownHookError, match=re.escape(left_out.split("*")[-1])):
             bridge.run_with_cache(TOKENS, names)[1].get_full_resid_decomposition()
 
