@@ -55,6 +55,15 @@ class Autoencoder(nn.Module):
         return features @ self.decoder + self.decoder_bias
 
 
+class Scaled(nn.Module):
+    def __init__(self, by: torch.Tensor) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.by
+
+
 MODULES = {"rotation": Rotation, "autoencoder": Autoencoder}
 
 
@@ -230,3 +239,44 @@ def test_a_module_gets_its_gradient_beside_those_that_are_recorded(lab: Lab) -> 
     got = torch.autograd.grad(loss_of(twice), list(module.parameters()))
     for mine, want in zip(got, plain, strict=True):
         torch.testing.assert_close(mine, 2 * want)
+
+
+def in_place(value: torch.Tensor, hook: Any) -> None:
+    value.mul_(0.5)
+    value[:, 3] = 0
+
+
+def returned(value: torch.Tensor, hook: Any) -> torch.Tensor:
+    keep = torch.full_like(value, 0.5)
+    keep[:, 3] = 0
+    return value * keep
+
+
+@pytest.mark.parametrize("after", [in_place, returned])
+@pytest.mark.parametrize("name", ["e2b", "moe"])
+def test_gradients_pass_through_the_hooks_behind_a_module(lab: Lab, name: str, after: Any) -> None:
+    """At its own name and at later ones, written in place or returned; and into another module."""
+    bridge = lab.bridge(name, path="open", dtype=torch.float64)
+    at, later, stream = "blocks.1.attn.hook_z", "blocks.2.hook_mlp_out", "blocks.3.hook_resid_post"
+    first, second = module_at(bridge, at, "rotation"), module_at(bridge, stream, "autoencoder")
+    both = nn.ModuleList([first, second])
+    oracle = lab.oracle(name)
+    layers = exact.text_model_of(oracle).layers
+    keep = torch.full((LENGTH, 1), 0.5, dtype=torch.float64)
+    keep[3] = 0
+    scaled = Scaled(keep)
+    handles = [
+        *(at_z(layers[1], module) for module in (first, scaled)),
+        *(at_mlp_out(layers[2], scaled), at_output(layers[3], second)),
+    ]
+    try:
+        with reference.Recorder(oracle, *TOKENS.shape).attached():
+            output: Any = oracle(input_ids=TOKENS, use_cache=False)
+        want = gradients_of(both, loss_of(output.logits))
+    finally:
+        for handle in handles:
+            handle.remove()
+    hooks = [(at, hook_with(first)), (at, after), (later, after), (stream, hook_with(second))]
+    logits = bridge.run_with_hooks(TOKENS, hooks)
+    assert compare.relative_rms(logits, output.logits) <= ROUNDING
+    assert max(errors(gradients_of(both, loss_of(logits)), want)) <= ROUNDING
