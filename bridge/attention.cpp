@@ -3,6 +3,7 @@
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/attend.h"
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/linear.h"
 #include "bezel/bridge/ops/rms_norm.h"
 #include "bezel/bridge/ops/rope.h"
 
@@ -24,7 +25,7 @@ KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
 
 // z [batch pos head d_head] → attn.hook_out; head by head only where somebody looks at the heads.
 at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Tap tap) {
-  const auto out = at::linear(z.flatten(2), weight);
+  const auto out = ops::linear(z.flatten(2), weight);
   if (!tap.live("attn.hook_result")) return out;
   const auto per_head = weight.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
   const auto result = at::einsum("bshd,mhd->bshm", {z, per_head});

@@ -5,6 +5,7 @@
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/gated_gelu.h"
+#include "bezel/bridge/ops/linear.h"
 #include "bezel/bridge/ops/moe_dispatch.h"
 #include "bezel/bridge/ops/rms_norm.h"
 #include "bezel/hooks/error.h"
@@ -34,7 +35,7 @@ Routes route(const at::Tensor& stream, const MoeWeights& w, const MoeSpec& spec,
   const double inverse_root = 1.0 / std::sqrt(static_cast<double>(stream.size(-1)));
   const auto gained = ops::widened(ops::rms_norm(stream, {}, context)) * w.router_scale;
   const auto x = (gained * inverse_root).to(stream.scalar_type());
-  const auto logits = tap("moe.hook_router_logits", at::linear(x, w.router));
+  const auto logits = tap("moe.hook_router_logits", ops::linear(x, w.router));
   const auto probs = tap("moe.hook_router_probs", at::softmax(ops::widened(logits), -1));
   const auto chosen = std::get<1>(at::topk(probs, spec.n_chosen, -1));
   const auto indices = tap("moe.hook_expert_indices", chosen);

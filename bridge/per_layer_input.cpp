@@ -2,17 +2,18 @@
 
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/gated_gelu.h"
+#include "bezel/bridge/ops/linear.h"
 #include "bezel/bridge/ops/rms_norm.h"
 
 namespace bezel::bridge {
 
 at::Tensor per_layer_branch(const at::Tensor& stream, const at::Tensor& input,
                             const PleWeights& weights, const Context& context, hooks::Tap tap) {
-  const auto gate = tap("ple.hook_gate", at::linear(stream, weights.gate));
+  const auto gate = tap("ple.hook_gate", ops::linear(stream, weights.gate));
   const auto post =
       tap("ple.hook_post", ops::gated_gelu(gate, tap("ple.hook_input", input), context.path));
   return tap("hook_ple_out",
-             ops::rms_norm(at::linear(post, weights.projection), weights.post_norm, context,
+             ops::rms_norm(ops::linear(post, weights.projection), weights.post_norm, context,
                            {"ple_post.hook_scale", "ple_post.hook_normalized"}, tap));
 }
 

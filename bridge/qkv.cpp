@@ -3,6 +3,7 @@
 
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/linear.h"
 #include "bezel/bridge/ops/rms_norm.h"
 
 namespace bezel::bridge {
@@ -33,7 +34,7 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const std::int64_t n_q = spec.n_heads * spec.d_head;
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
   const auto packed =
-      at::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap), w.qkv);
+      ops::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap), w.qkv);
   const auto heads = [&](std::int64_t begin, std::int64_t length) {
     return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
   };

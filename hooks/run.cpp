@@ -98,7 +98,8 @@ at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
   const SitePlan& rows = plan_->site(at.site);
   const auto row = static_cast<std::size_t>(at.row);
   const at::Tensor part = part_of(value, at.point(), plan_->request());
-  const bool whole = part.is_contiguous() && part.storage().nbytes() == part.nbytes();
+  const bool whole =
+      part.is_non_overlapping_and_dense() && part.storage().nbytes() == part.nbytes();
   const bool in_graph = value.requires_grad() || rows.watch[row];
   const bool only_ours =
       (whole || rows.in_place[row]) && !in_graph && at.point().type != ValueType::kInt64;

@@ -77,18 +77,17 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
 Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
                const at::Tensor& positions_valid, const at::Tensor& blocks,
                const at::TensorOptions& model_options) {
-  const auto places = at::arange(n_pos, model_options.dtype(at::kLong));
-  const auto behind = places.unsqueeze(1) - places.unsqueeze(0);  // query minus key
-  auto visible = (behind >= 0).unsqueeze(0);
+  const auto device = model_options.device();
   const bool windowed = window_tokens && *window_tokens < n_pos;
+  auto visible = at::ones({1, n_pos, n_pos}, at::TensorOptions(at::kBool).device(device)).tril_();
   if (blocks.defined()) {
     const auto same = blocks.unsqueeze(2) == blocks.unsqueeze(1);
     visible = visible.logical_or(same.logical_and(blocks.unsqueeze(2) >= 0));
   }
-  if (windowed) visible = visible.logical_and((behind < *window_tokens).unsqueeze(0));
+  if (windowed) visible.triu_(1 - *window_tokens);
   if (positions_valid.defined()) visible = visible.logical_and(positions_valid.unsqueeze(1));
   const double hidden = lowest(c10::typeMetaToScalarType(model_options.dtype()));
-  auto additive = at::zeros(visible.sizes(), model_options).masked_fill(~visible, hidden);
+  const auto additive = at::full(visible.sizes(), hidden, model_options).masked_fill_(visible, 0);
   return {additive.unsqueeze(1), !windowed && !positions_valid.defined() && !blocks.defined()};
 }
 

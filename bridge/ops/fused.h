@@ -26,7 +26,7 @@ struct NormValues {
 enum class NormOutputs : std::uint8_t { kOut, kAll };
 NormValues rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, NormOutputs outputs);
 
-/// x [batch pos head d_head], turned by float32 cos and sin.
+/// x [batch pos head d_head], turned by float32 cos and sin; in memory [batch head pos d_head].
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
 struct AttentionValues {

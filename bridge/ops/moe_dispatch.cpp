@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "bezel/bridge/ops/linear.h"
+
 namespace bezel::ops {
 
 at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts,
@@ -17,7 +19,7 @@ at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts,
   for (std::int64_t expert = 0; expert < weights.size(0); ++expert) {
     const std::int64_t n_rows = counts.const_data_ptr<std::int64_t>()[expert];
     if (n_rows == 0) continue;
-    parts.push_back(at::linear(rows.narrow(0, begin, n_rows), weights[expert]));
+    parts.push_back(ops::linear(rows.narrow(0, begin, n_rows), weights[expert]));
     begin += n_rows;
   }
   const auto place = at::argsort(order);

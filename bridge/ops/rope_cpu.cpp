@@ -16,18 +16,21 @@ struct RopeRows {
   const float* sin;
   std::int64_t n_angles;  // rows of cos and sin: positions, or batch times positions
   T* out;
-  std::int64_t n_heads, d;
+  std::int64_t n_pos, n_heads, d;
 
   [[gnu::always_inline]] inline void operator()(std::int64_t i) const {
-    const std::int64_t angles = i / n_heads % n_angles * (d / 2);
-    rotate_row(x + places(i), cos + angles, sin + angles, out + i * d, d);
+    const std::int64_t head = i % n_heads, place = i / n_heads;
+    const std::int64_t row = (place / n_pos * n_heads + head) * n_pos + place % n_pos;
+    const std::int64_t angles = place % n_angles * (d / 2);
+    rotate_row(x + places(i), cos + angles, sin + angles, out + row * d, d);
   }
 };
 
 }  // namespace
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
-  auto out = at::empty(x.sizes(), x.options());
+  // The positions of a head next to each other, as attention multiplies them.
+  auto out = at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options());
   const auto heads = as_rows(x);
   const auto cos = rotation.cos.contiguous(), sin = rotation.sin.contiguous();
   with_element(x.scalar_type(), [&](auto element) {
@@ -38,11 +41,12 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
                               .sin = sin.const_data_ptr<float>(),
                               .n_angles = cos.size(0) * cos.size(1),
                               .out = out.mutable_data_ptr<T>(),
-                              .n_heads = out.size(2),
-                              .d = out.size(3)};
+                              .n_pos = x.size(1),
+                              .n_heads = x.size(2),
+                              .d = x.size(3)};
     for_rows(heads.size(0) * heads.size(1), rows.d, kGrainElements, rows);
   });
-  return out;
+  return out.transpose(1, 2);
 }
 
 }  // namespace bezel::ops::fused
