@@ -49,10 +49,7 @@ at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& we
   if (spec.donates) donated[layer] = kv;
   const auto z = tap("attn.hook_z",
                      ops::attend(q, kv.keys, kv.values, context.masks[layer], context.path, tap));
-  const auto out = tap("attn.hook_out", project_out(z, w.out, tap));
-  return tap("hook_attn_out",
-             ops::rms_norm(out, weights.ln1_post, context,
-                           {"ln1_post.hook_scale", "ln1_post.hook_normalized"}, tap));
+  return tap("attn.hook_out", project_out(z, w.out, tap));
 }
 
 }  // namespace bezel::bridge

@@ -20,7 +20,7 @@ at::Tensor per_layer_inputs(const at::Tensor& tokens, const at::Tensor& embeddin
                             const ModelSpec& spec, const PleTableWeights& weights,
                             const Context& context, hooks::Tap tap);
 
-/// The attention branch up to hook_attn_out. Reads donated keys where the spec names a donor, and
+/// The attention branch up to attn.hook_out. Reads donated keys where the spec names a donor, and
 /// leaves its own in `donated[layer]`.
 at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& weights,
                      const AttentionSpec& spec, const Context& context, DonatedKeys& donated,
@@ -44,11 +44,11 @@ at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, const Context& co
 at::Tensor experts(const at::Tensor& stream, const MoeWeights& weights, const MoeSpec& spec,
                    const Context& context, hooks::Tap tap);
 
-/// The feed-forward branch up to hook_mlp_out.
+/// The feed-forward branch, dense and experts, before its post-norm.
 at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,
                         const LayerSpec& spec, const Context& context, hooks::Tap tap);
 
-/// The per-layer embedding of one block up to hook_ple_out; input [batch pos d_ple].
+/// The projected per-layer embedding of one block, before its post-norm; input [batch pos d_ple].
 at::Tensor per_layer_branch(const at::Tensor& stream, const at::Tensor& input,
                             const PleWeights& weights, const Context& context, hooks::Tap tap);
 

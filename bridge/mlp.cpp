@@ -29,9 +29,7 @@ at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,
                         {"ln2_dense_post.hook_scale", "ln2_dense_post.hook_normalized"}, tap);
     sum = sum + experts(branch_input, *weights.moe, *spec.moe, context, tap);
   }
-  return tap("hook_mlp_out",
-             ops::rms_norm(sum, weights.ln2_post, context,
-                           {"ln2_post.hook_scale", "ln2_post.hook_normalized"}, tap));
+  return sum;
 }
 
 }  // namespace bezel::bridge

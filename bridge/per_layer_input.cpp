@@ -12,9 +12,7 @@ at::Tensor per_layer_branch(const at::Tensor& stream, const at::Tensor& input,
   const auto gate = tap("ple.hook_gate", ops::linear(stream, weights.gate));
   const auto post =
       tap("ple.hook_post", ops::gated_gelu(gate, tap("ple.hook_input", input), context.path));
-  return tap("hook_ple_out",
-             ops::rms_norm(ops::linear(post, weights.projection), weights.post_norm, context,
-                           {"ple_post.hook_scale", "ple_post.hook_normalized"}, tap));
+  return ops::linear(post, weights.projection);
 }
 
 }  // namespace bezel::bridge

@@ -18,13 +18,23 @@ bool differentiates(std::initializer_list<at::Tensor> inputs);
 /// count), none empty, and nothing to differentiate.
 bool can_run(std::initializer_list<at::Tensor> inputs);
 
+struct NormInputs {
+  at::Tensor x;       // [… d]
+  at::Tensor gain;    // [d]; undefined for a weightless norm
+  at::Tensor stream;  // [… d], to which the normed x is added; undefined where it is not
+};
+/// Which values are written beside the last one.
+struct NormOutputs {
+  bool inside = false;  // scale and normalized
+  bool out = true;      // the normed x; always without a stream
+};
 struct NormValues {
   at::Tensor out;         // [… d], in x's dtype
-  at::Tensor scale;       // [… 1] float32; undefined unless inner values were asked for
-  at::Tensor normalized;  // [… d] float32; the same
+  at::Tensor joined;      // [… d]: stream + out
+  at::Tensor scale;       // [… 1] float32
+  at::Tensor normalized;  // [… d] float32
 };
-enum class NormOutputs : std::uint8_t { kOut, kAll };
-NormValues rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, NormOutputs outputs);
+NormValues rms_norm(const NormInputs& inputs, double eps, NormOutputs outputs);
 
 /// x [batch pos head d_head], turned by float32 cos and sin; in memory [batch head pos d_head].
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);

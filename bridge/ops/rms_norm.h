@@ -18,7 +18,17 @@ struct NormHooks {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings,
                     const NormHooks& names, hooks::Tap tap);
 
-/// The same for norms whose inside has no name.
+/// The names of a branch that joins the stream: of its norm, and of what is added.
+struct JoinHooks {
+  NormHooks norm;
+  hooks::HookId out;  // "hook_attn_out"
+};
+
+/// stream + rms_norm(branch): the end of each branch of a block. All [… d].
+at::Tensor join(const at::Tensor& stream, const at::Tensor& branch, const at::Tensor& gain,
+                const Settings& settings, const JoinHooks& names, hooks::Tap tap);
+
+/// The same as the first for norms whose inside has no name.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, const Settings& settings);
 
 }  // namespace bezel::ops

@@ -16,40 +16,62 @@ struct RmsNormRows {
   double eps;
 
   [[gnu::always_inline]] inline void operator()(std::int64_t i) const {
+    const auto at = [&](auto* pointer, std::int64_t place) {
+      return pointer == nullptr ? nullptr : pointer + place;
+    };
     rms_norm_row<T>({.x = first.x + places(i),
                      .gain = first.gain,
-                     .out = first.out + i * d,
-                     .scale = first.scale ? first.scale + i : nullptr,
-                     .normalized = first.normalized ? first.normalized + i * d : nullptr},
+                     .stream = at(first.stream, i * d),
+                     .out = at(first.out, i * d),
+                     .joined = at(first.joined, i * d),
+                     .scale = at(first.scale, i),
+                     .normalized = at(first.normalized, i * d)},
                     d, eps);
   }
 };
 
+template <class T>
+const T* read(const at::Tensor& x) {
+  return x.defined() ? x.const_data_ptr<T>() : nullptr;
+}
+template <class T>
+T* write(at::Tensor& x) {
+  return x.defined() ? x.mutable_data_ptr<T>() : nullptr;
+}
+
+NormValues room_for(const NormInputs& inputs, NormOutputs outputs) {
+  const at::Tensor& x = inputs.x;
+  const auto wide = x.options().dtype(at::kFloat);
+  NormValues values;
+  if (outputs.out || !inputs.stream.defined()) values.out = at::empty(x.sizes(), x.options());
+  if (inputs.stream.defined()) values.joined = at::empty(x.sizes(), x.options());
+  if (!outputs.inside) return values;
+  auto one = x.sizes().vec();
+  one.back() = 1;
+  values.scale = at::empty(one, wide);
+  values.normalized = at::empty(x.sizes(), wide);
+  return values;
+}
+
+at::Tensor whole(const at::Tensor& x) { return x.defined() ? x.contiguous() : x; }
+
 }  // namespace
 
-NormValues rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, NormOutputs outputs) {
-  const auto wide = x.options().dtype(at::kFloat);
-  const bool inside = outputs == NormOutputs::kAll;
-  NormValues values{at::empty(x.sizes(), x.options()), {}, {}};
-  if (inside) {
-    auto one = x.sizes().vec();
-    one.back() = 1;
-    values.scale = at::empty(one, wide);
-    values.normalized = at::empty(x.sizes(), wide);
-  }
-  const auto vectors = as_rows(x);
-  const auto whole_gain = gain.defined() ? gain.contiguous() : gain;
-  with_element(x.scalar_type(), [&](auto element) {
+NormValues rms_norm(const NormInputs& inputs, double eps, NormOutputs outputs) {
+  NormValues values = room_for(inputs, outputs);
+  const auto vectors = as_rows(inputs.x), gain = whole(inputs.gain), stream = whole(inputs.stream);
+  with_element(inputs.x.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    const RmsNormRows<T> rows = {
-        .first = {.x = vectors.const_data_ptr<T>(),
-                  .gain = gain.defined() ? whole_gain.const_data_ptr<T>() : nullptr,
-                  .out = values.out.mutable_data_ptr<T>(),
-                  .scale = inside ? values.scale.mutable_data_ptr<float>() : nullptr,
-                  .normalized = inside ? values.normalized.mutable_data_ptr<float>() : nullptr},
-        .places = RowPlaces(vectors),
-        .d = vectors.size(2),
-        .eps = eps};
+    const RmsNormRows<T> rows = {.first = {.x = vectors.const_data_ptr<T>(),
+                                           .gain = read<T>(gain),
+                                           .stream = read<T>(stream),
+                                           .out = write<T>(values.out),
+                                           .joined = write<T>(values.joined),
+                                           .scale = write<float>(values.scale),
+                                           .normalized = write<float>(values.normalized)},
+                                 .places = RowPlaces(vectors),
+                                 .d = vectors.size(2),
+                                 .eps = eps};
     for_rows(vectors.size(0) * vectors.size(1), rows.d, kGrainElements, rows);
   });
   return values;

@@ -11,7 +11,9 @@ template <class T>
 struct RmsNormRow {
   const T* x;         // [d]
   const T* gain;      // [d] or nullptr
-  T* out;             // [d]
+  const T* stream;    // [d] or nullptr: where the result joins
+  T* out;             // [d] or nullptr
+  T* joined;          // [d]: stream + out, where there is a stream
   float* scale;       // [1] or nullptr
   float* normalized;  // [d] or nullptr
 };
@@ -33,28 +35,33 @@ template <class T>
   return sum / static_cast<float>(d);
 }
 
-template <class T, bool kGain, bool kInside>
-[[gnu::always_inline]] inline void write_normed(const RmsNormRow<T>& row, float scale,
-                                                std::int64_t d) {
-  const float inverse = 1.0F / scale;  // a division an element would be half of the time
-  for (std::int64_t i = 0; i < d; ++i) {
-    float value = static_cast<float>(row.x[i]) * inverse;
-    if constexpr (kInside) row.normalized[i] = value;
-    if constexpr (kGain) value *= static_cast<float>(row.gain[i]);
-    row.out[i] = static_cast<T>(value);
-  }
-}
-
+/// One pass for each thing to write: plain loops vectorise, and the row stays in the first cache.
 template <class T>
 [[gnu::always_inline]] inline void rms_norm_row(const RmsNormRow<T>& row, std::int64_t d,
                                                 double eps) {
   const float scale = std::sqrt(mean_square(row.x, d) + static_cast<float>(eps));
+  const float inverse = 1.0F / scale;  // a division an element would be half of the time
+  const auto normed = [&](std::int64_t i) { return static_cast<float>(row.x[i]) * inverse; };
+  const auto gained = [&](std::int64_t i) {
+    return static_cast<T>(normed(i) * static_cast<float>(row.gain[i]));
+  };
+  const auto joined = [&](std::int64_t i, T out) {
+    return static_cast<T>(static_cast<float>(row.stream[i]) + static_cast<float>(out));
+  };
   if (row.scale != nullptr) *row.scale = scale;
-  const bool gain = row.gain != nullptr, inside = row.normalized != nullptr;
-  if (gain && inside) write_normed<T, true, true>(row, scale, d);
-  if (gain && !inside) write_normed<T, true, false>(row, scale, d);
-  if (!gain && inside) write_normed<T, false, true>(row, scale, d);
-  if (!gain && !inside) write_normed<T, false, false>(row, scale, d);
+  if (row.normalized != nullptr) {
+    for (std::int64_t i = 0; i < d; ++i) row.normalized[i] = normed(i);
+  }
+  if (row.gain == nullptr) {
+    for (std::int64_t i = 0; i < d; ++i) row.out[i] = static_cast<T>(normed(i));
+  } else if (row.stream == nullptr) {
+    for (std::int64_t i = 0; i < d; ++i) row.out[i] = gained(i);
+  } else if (row.out == nullptr) {
+    for (std::int64_t i = 0; i < d; ++i) row.joined[i] = joined(i, gained(i));
+  } else {
+    for (std::int64_t i = 0; i < d; ++i) row.out[i] = gained(i);
+    for (std::int64_t i = 0; i < d; ++i) row.joined[i] = joined(i, row.out[i]);
+  }
 }
 
 }  // namespace bezel::ops
