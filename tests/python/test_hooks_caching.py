@@ -72,7 +72,7 @@ def test_caching_hooks_take_the_arguments_of_run_with_cache(bridge: Any) -> None
         assert bwd_hooks == []
         bridge.run_with_hooks(TOKENS[:1], fwd_hooks)
         for name in names:
-            assert torch.equal(cache[name], want[name]), (name, pos_slice)
+            torch.testing.assert_close(cache[name], want[name])  # a hook opens the op it stands in
             assert cache[name].untyped_storage().nbytes() == cache[name].nbytes  # no more is held
 
 
