@@ -153,7 +153,8 @@ class Running(StandingHooks):
         Example:
             >>> def zero_head_2(z, hook):
             ...     z[:, :, 2] = 0
-            >>> b.run_with_hooks("A and B", fwd_hooks=[("blocks.3.attn.hook_z", zero_head_2)])
+            >>> hooks = [("blocks.3.attn.hook_z", zero_head_2)]
+            >>> logits = b.run_with_hooks("A and B", fwd_hooks=hooks)
         """
         contexts = Contexts() if reset_hooks_end else self._standing_contexts
         get_hooks = self._own if reset_hooks_end else self._resolved

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ NAMES = tuple(fixtures.RECIPES)
 LENGTH = 12
 TOKENS = fixtures.tokens(LENGTH)
 OTHER = fixtures.tokens(LENGTH, seed=4)
-OWN_ERRORS = 3.0  # where float32 itself is off by more than the gate, as in test_gradients.py
+AMPLIFIED = 10.0  # the reference's own float32 gradients are off by 2 gates at the worst
 ROUNDING = 1e-9  # in float64
 
 
@@ -87,22 +89,25 @@ PLACES: dict[str, tuple[str, Callable[[Any, nn.Module], Any]]] = {
 }
 
 
-def loss_of(logits: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+def loss_of(logits: torch.Tensor, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def gradients_of(module: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, list(module.parameters())))
 
 
-def by_reference(model: nn.Module, layer: int, attach: Any, module: nn.Module) -> Any:
-    handle = attach(exact.text_model_of(model).layers[layer], module)
+def by_reference(
+    model: nn.Module, tokens: torch.Tensor, attach: Any, module: nn.Module
+) -> list[torch.Tensor]:
+    """Gradients of a module at block 1."""
+    handle = attach(exact.text_model_of(model).layers[1], module)
     try:
-        with reference.Recorder(model, *TOKENS.shape).attached():  # exact attention in float64
-            output: Any = model(input_ids=TOKENS, use_cache=False)
+        with reference.Recorder(model, *tokens.shape).attached():  # exact attention in float64
+            output: Any = model(input_ids=tokens, use_cache=False)
     finally:
         handle.remove()
-    return gradients_of(module, loss_of(output.logits))
+    return gradients_of(module, loss_of(output.logits, tokens))
 
 
 def hook_with(module: nn.Module) -> Any:
@@ -125,34 +130,30 @@ def errors(got: list[torch.Tensor], want: list[torch.Tensor]) -> list[float]:
     return [compare.relative_rms(mine, right) for mine, right in zip(got, want, strict=True)]
 
 
-def root_mean_square(values: list[float]) -> float:
-    return (sum(value**2 for value in values) / len(values)) ** 0.5
-
-
 @pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_in_a_hook_gets_the_gradients_of_the_reference(
     lab: Lab, name: str, kind: str
 ) -> None:
-    """At each place to rounding in float64; in float32 over all, for single errors are chaotic."""
-    gaps: dict[str, list[float]] = {"automatic": [], "open": [], "own": []}
-    for row, attach in PLACES.values():
-        at = f"blocks.1.{row}"
+    """To rounding in float64; in float32 the median, for backward amplifies now and then."""
+    gaps: dict[str, list[float]] = {"automatic": [], "open": []}
+    for (row, attach), seed in itertools.product(PLACES.values(), range(3)):
+        at, tokens = f"blocks.1.{row}", fixtures.tokens(LENGTH, seed=seed)
         module = module_at(lab.bridge(name), at, kind)
-        want = by_reference(lab.reference(name), 1, attach, module)
-        wide = copy.deepcopy(module).double()
-        true = by_reference(lab.oracle(name), 1, attach, wide)
-        gaps["own"] += errors(want, true)
+        want = by_reference(lab.reference(name), tokens, attach, module)
         for path in ("automatic", "open"):
-            logits = lab.bridge(name, path=path).run_with_hooks(TOKENS, [(at, hook_with(module))])
-            gaps[path] += errors(gradients_of(module, loss_of(logits)), want)
+            bridge = lab.bridge(name, path=path)
+            logits = bridge.run_with_hooks(tokens, [(at, hook_with(module))])
+            gaps[path] += errors(gradients_of(module, loss_of(logits, tokens)), want)
+        wide = copy.deepcopy(module).double()
         bridge = lab.bridge(name, path="open", dtype=torch.float64)
         with bridge.hooks([(at, hook_with(wide))]):
-            got = gradients_of(wide, loss_of(bridge(TOKENS)))
+            got = gradients_of(wide, loss_of(bridge(tokens), tokens))
+        true = by_reference(lab.oracle(name), tokens, attach, wide)
         assert max(errors(got, true)) <= ROUNDING, at
-    gate = max(compare.RELATIVE_RMS, OWN_ERRORS * root_mean_square(gaps["own"]))
     for path in ("automatic", "open"):
-        assert root_mean_square(gaps[path]) <= gate, path
+        assert statistics.median(gaps[path]) <= compare.RELATIVE_RMS, path
+        assert max(gaps[path]) <= AMPLIFIED * compare.RELATIVE_RMS, path
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -278,5 +279,5 @@ def test_gradients_pass_through_the_hooks_behind_a_module(lab: Lab, name: str, a
             handle.remove()
     hooks = [(at, hook_with(first)), (at, after), (later, after), (stream, hook_with(second))]
     logits = bridge.run_with_hooks(TOKENS, hooks)
-    assert compare.relative_rms(logits, output.logits) <= ROUNDING
+    assert compare.relative_rms(logits.detach(), output.logits.detach()) <= ROUNDING
     assert max(errors(gradients_of(both, loss_of(logits)), want)) <= ROUNDING
