@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     "a model that is no JSON": (lambda f: f["meta"].attrs.modify("model", b"{"), "not a cache"),
     "a model without layers": (lambda f: f["meta"].attrs.modify("model", b"{}"), "of the model"),
     "a number as kind": (lambda f: f["meta"].attrs.modify("kind", np.float64(3)), "wanted"),
-    "an unknown dtype": (lambda f: f["meta"].attrs.modify("dtype", b"float8"), "float8"),
+    "an unknown dtype": (lambda f: f["meta"].attrs.modify("dtype", b"float8"), "dtype is 'float8'"),
     "several rows without batch": (
         lambda f: f["meta"].attrs.modify("has_batch_dim", np.int8(0)), "2 rows",
     ),
