@@ -244,7 +244,7 @@ class Weights(Gains):
                 f"logits, tokens and attention_mask are {shapes[0]}, {shapes[1]} and {shapes[2]}; "
                 "wanted [batch pos d_vocab], [batch pos] and [batch pos]"
             )
-        valid = None if attention_mask is None else (attention_mask != 0).to(logits.device)
+        valid = None if attention_mask is None else attention_mask.to(logits.device)
         compute = _C.loss_per_token if per_token else _C.mean_loss
         return compute(logits, tokens.to(logits.device), valid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import bezel
 from bezel.errors import ArgumentError
+from support import checkpoint_forms
 from support.lab import Lab
 
 BOS, PAD = 2, 0
@@ -50,6 +52,17 @@ def test_bos_comes_first_as_asked(
     assert tokens.tolist() == [ids(want)]
     assert tokens.dtype == torch.int64
     assert torch.equal(bridge(text, prepend_bos=prepend_bos), bridge(tokens))
+
+
+def test_a_model_without_bos_gets_none_and_says_so_when_asked(lab: Lab, tmp_path: Path) -> None:
+    folder = checkpoint_forms.copy_of(lab.folder("e2b"), tmp_path / "e2b")
+    config = checkpoint_forms.read_config(folder)
+    checkpoint_forms.write_config(folder, config | {"bos_token_id": None})
+    bridge = bezel.Bridge.from_pretrained(folder, dtype=torch.float32, tokenizer=Letters())
+    for prepend_bos in (None, False):
+        assert bridge.to_tokens("abc", prepend_bos).tolist() == [ids("abc")]
+    with pytest.raises(ArgumentError, match="no bos token id"):
+        bridge.to_tokens("abc", prepend_bos=True)
 
 
 @pytest.mark.parametrize("side", [None, "right", "left"])

@@ -149,6 +149,13 @@ def test_text_comes_back_as_it_was(bridge: Any, text: str) -> None:
     assert bridge.to_string([row.tolist()]) == [text]
 
 
+def test_spaces_are_not_tidied_whatever_the_tokenizer_would_do(
+    nano: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nano.tokenizer, "clean_up_tokenization_spaces", True)
+    assert nano.to_string(nano.to_tokens(PROMPT, prepend_bos=False)[0]) == PROMPT
+
+
 def test_one_id_is_one_text(bridge: Any) -> None:
     for one in (BOS, torch.tensor(BOS), np.int64(BOS)):
         assert bridge.to_string(one) == "<bos>"

@@ -95,3 +95,7 @@ def test_a_space_is_put_before_the_answer_as_asked(space: bool) -> None:
 def test_no_answer_is_refused(nano: Any, answer: Any) -> None:
     with pytest.raises(ArgumentError, match="the answer is"):
         bezel.utils.test_prompt(PROMPT, answer, nano)
+
+
+def test_pytest_does_not_take_it_for_a_test() -> None:
+    assert bezel.utils.test_prompt.__test__ is False
