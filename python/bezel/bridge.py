@@ -17,7 +17,7 @@ class Bridge(Running):
 
     Runs do not change it: calls from several threads do not see each other. What outlives a call
     is asked for by name: hooks that stand (`add_hook`), and weights that are trained. Its parts:
-    model.py (what it holds), tokens.py (text), standing_hooks.py, running.py (runs).
+    model.py (what it holds), weights.py, tokens.py (text), standing_hooks.py, running.py (runs).
 
     Attributes:
         cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
