@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/attend.h"
 #include "bezel/bridge/ops/dtype.h"
@@ -37,16 +38,16 @@ at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Tap tap) {
 }  // namespace
 
 at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& weights,
-                     const AttentionSpec& spec, const Context& context, DonatedKeys& donated,
-                     Tap tap) {
+                     const AttentionSpec& spec, const Context& context, RunState& state, Tap tap) {
   const auto& w = weights.attention;
   const Rotation& rotation = context.rotations[layer];
   const auto own = project_qkv(tap("hook_attn_in", stream), weights, spec, context, tap);
   const auto q_normed = tap("attn.hook_q_normed", ops::rms_norm(own.q, w.q_norm, context));
   const auto q = tap("attn.hook_rot_q", ops::rotate(q_normed, rotation, context.path));
-  const KeysValues kv = spec.donor ? shared_keys_values(donated[*spec.donor].value(), tap)
-                                   : own_keys_values(own, w, rotation, context, tap);
-  if (spec.donates) donated[layer] = kv;
+  KeysValues kv = spec.donor ? shared_keys_values(state.donated[*spec.donor].value(), tap)
+                             : own_keys_values(own, w, rotation, context, tap);
+  if (state.kv_cache && !spec.donor) kv = state.kv_cache->with(layer, kv);
+  if (spec.donates) state.donated[layer] = kv;
   const auto z = tap("attn.hook_z",
                      ops::attend(q, kv.keys, kv.values, context.masks[layer], context.path, tap));
   return tap("attn.hook_out", project_out(z, w.out, tap));

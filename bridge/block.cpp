@@ -17,10 +17,10 @@ constexpr ops::JoinHooks kPerLayer = {{"ple_post.hook_scale", "ple_post.hook_nor
 }  // namespace
 
 at::Tensor block(at::Tensor stream, int layer, const LayerWeights& weights, const LayerSpec& spec,
-                 const at::Tensor& ple_input, const Context& context, DonatedKeys& donated,
+                 const at::Tensor& ple_input, const Context& context, RunState& state,
                  hooks::Tap tap) {
   stream = tap("hook_resid_pre", stream);
-  const auto attended = attention(stream, layer, weights, spec.attention, context, donated, tap);
+  const auto attended = attention(stream, layer, weights, spec.attention, context, state, tap);
   stream = ops::join(stream, attended, weights.ln1_post, context, kAttention, tap);
   stream = tap("hook_resid_mid", stream);
   const auto fed = feed_forward(stream, weights, spec, context, tap);

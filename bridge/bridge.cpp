@@ -1,7 +1,6 @@
 #include "bezel/bridge/bridge.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 
 #include "bezel/bridge/forward.h"
 #include "bezel/bridge/inventory.h"
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/hooks/allocator.h"
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/memory.h"
@@ -53,10 +53,16 @@ Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Pla
   const bool to_the_end = prepared.stop_layer == spec.n_layers;
   if (output == Output::kLogits) return {prepared.stop_layer, to_the_end};
   if (plan.needs_head()) return {prepared.stop_layer, true};
+  if (prepared.kv_cache) return {prepared.stop_layer, false};  // its keys come from every block
   return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
 }
 
-void check_gradients(const Plan& plan) {
+void check_gradients(const Plan& plan, const PreparedInput& prepared) {
+  if (plan.watches_gradients() && prepared.kv_cache) {
+    throw ArgumentError(
+        "gradients were asked for (incl_bwd or a backward hook) in a run with a kv_cache, which "
+        "keeps values only; run the whole text without it");
+  }
   if (plan.watches_gradients() && !c10::GradMode::is_enabled()) {
     throw ArgumentError(
         "gradients were asked for (incl_bwd or a backward hook) while autograd is switched off; "
@@ -104,13 +110,15 @@ std::int64_t Bridge::n_parameters() const {
   return n;
 }
 
-// Nothing in the run can carry a gradient. A user's function may bring one in.
+// Nothing in the run carries a gradient, unless a user's function brings one in.
 bool Bridge::is_gradient_free(const Input& input, const Request& request) const {
-  if (!request.edits.empty()) return false;
   if (!c10::GradMode::is_enabled()) return true;
   const auto differentiates = [](const auto& named) { return named.second.requires_grad(); };
-  return !request.gradients && !input.embeddings.defined() &&
-         std::ranges::none_of(input.start_state, differentiates) &&
+  const auto backward = [](const hooks::Edit& edit) {
+    return edit.direction == hooks::Direction::kBackward;
+  };
+  return !request.gradients && std::ranges::none_of(request.edits, backward) &&
+         !input.embeddings.defined() && std::ranges::none_of(input.start_state, differentiates) &&
          std::ranges::none_of(named_weights_, differentiates);
 }
 
@@ -129,6 +137,12 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
     set(axis, prepared.n_pos);
   }
+  if (prepared.kv_cache) {
+    shape.n_keys.push_back(prepared.key_positions.size(1));
+    for (const LayerSpec& layer : spec_.layers) {
+      shape.n_keys.push_back(prepared.kv_cache->n_keys(layer.attention, prepared.n_pos));
+    }
+  }
   auto plan = shelf_->plan(request, inventory_, shape);
   refuse_two_owners_of_ln1(*plan, spec_.n_layers);
   return plan;
@@ -141,17 +155,19 @@ std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& requ
 RunResult Bridge::run(const Input& input, const Request& request, const RunOptions& options) const {
   const auto model = this->options();
   const PreparedInput prepared = prepare(input, spec_, model);
+  // What a later run reads has no gradient, so that this one has none to give.
+  c10::AutoGradMode gradients(c10::GradMode::is_enabled() && !prepared.kv_cache);
   const auto plan = compile(prepared, input, request);
-  check_gradients(*plan);
+  check_gradients(*plan, prepared);
   make_room(*plan, request.device.value_or(model.device()));
-  // Where no gradient can arise, the operators' autograd layer is time for nothing.
-  std::optional<at::AutoDispatchBelowADInplaceOrView> without_autograd;
-  if (is_gradient_free(input, request)) without_autograd.emplace();
   const Context context = make_context(prepared, spec_, options, model);
-  hooks::Run run(plan, prepared.hook_positions, prepared.hook_positions);
+  hooks::Run run(plan, prepared.hook_positions, prepared.key_positions, options.step);
+  // Where no gradient can arise, the operators' autograd layer is time for nothing.
+  if (is_gradient_free(input, request)) run.leave_autograd_out();
   auto output =
       forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output), spec_,
               weights_, context, run);
+  if (prepared.kv_cache) prepared.kv_cache->commit(prepared.hook_positions);
   if (options.output == Output::kNothing) output.reset();
   // The caller may write into what it is given; the cache must not change with it.
   if (output.defined() && run.cache_shares(output)) output = output.clone();

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -26,7 +27,12 @@ struct Context : ops::Settings {
   std::function<void()> check_interrupt;  // called before each block; throws to stop the run
 };
 
-/// What blocks hand to later blocks beside the stream, by layer.
-using DonatedKeys = std::vector<std::optional<KeysValues>>;
+class KvCache;
+
+/// What blocks hand on beside the stream: to later blocks, and to later runs.
+struct RunState {
+  std::vector<std::optional<KeysValues>> donated;  // by layer
+  std::shared_ptr<KvCache> kv_cache;               // or nullptr
+};
 
 }  // namespace bezel::bridge

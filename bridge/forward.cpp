@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/attend.h"
 #include "bezel/bridge/ops/rope.h"
@@ -95,15 +96,28 @@ KeysValues donated_by(int donor, int reader, const PreparedInput& input,
   return {value("attn.hook_rot_k"), value("attn.hook_v_normed")};
 }
 
-DonatedKeys donated_before(const PreparedInput& input, const NamedTensors& start_state,
-                           const Extent& extent, const ModelSpec& spec, const Weights& weights) {
-  DonatedKeys donated(spec.layers.size());
+RunState state_before(const PreparedInput& input, const NamedTensors& start_state,
+                      const Extent& extent, const ModelSpec& spec, const Weights& weights) {
+  RunState state{{}, input.kv_cache};
+  auto& donated = state.donated;
+  donated.resize(spec.layers.size());
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     const auto donor = spec.layers[layer].attention.donor;
     if (!donor || *donor >= input.first_layer || donated[*donor]) continue;
     donated[*donor] = donated_by(*donor, layer, input, start_state, spec, weights);
   }
-  return donated;
+  return state;
+}
+
+Mask mask_of(const AttentionSpec& attention, const PreparedInput& input,
+             const at::TensorOptions& model) {
+  const auto n_keys = input.kv_cache ? input.kv_cache->n_keys(attention, input.n_pos) : input.n_pos;
+  auto keys_valid = input.keys_valid;
+  if (keys_valid.defined()) {
+    keys_valid = keys_valid.narrow(1, keys_valid.size(1) - n_keys, n_keys);
+  }
+  const auto blocks = attention.window_tokens ? input.blocks : at::Tensor();
+  return ops::make_mask({input.n_pos, n_keys, attention.window_tokens}, keys_valid, blocks, model);
 }
 
 }  // namespace
@@ -125,10 +139,7 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
           ops::make_rotation(input.positions, rope, attention.d_head, model.dtype().toScalarType());
     }
     Mask& mask = masks[attention.window_tokens.value_or(0)];
-    if (!mask.additive.defined()) {
-      const auto blocks = attention.window_tokens ? input.blocks : at::Tensor();
-      mask = ops::make_mask(input.n_pos, attention.window_tokens, input.valid, blocks, model);
-    }
+    if (!mask.additive.defined()) mask = mask_of(attention, input, model);
     context.rotations.push_back(rotation);
     context.masks.push_back(mask);
   }
@@ -138,13 +149,13 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
 at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
                    const Extent& extent, const ModelSpec& spec, const Weights& weights,
                    const Context& context, hooks::Run& run) {
-  DonatedKeys donated = donated_before(input, start_state, extent, spec, weights);
+  RunState state = state_before(input, start_state, extent, spec, weights);
   auto [stream, ple_inputs] = embed(input, start_state, spec, weights, context, run);
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     if (context.check_interrupt) context.check_interrupt();
     const auto ple_input = spec.d_ple > 0 ? ple_inputs.select(2, layer) : at::Tensor();
     stream = block(std::move(stream), layer, weights.layers[layer], spec.layers[layer], ple_input,
-                   context, donated, Tap(run, layer + 1));
+                   context, state, Tap(run, layer + 1));
   }
   if (!extent.head) return stream;
   return unembed(stream, input.n_logits, weights, spec, context, Tap(run, 0));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::bridge {
@@ -92,10 +93,35 @@ void take_mask(const Input& input, const at::TensorOptions& model, PreparedInput
     refuse("attention_mask", given, "only 0 (padding) and 1 (valid)");
   }
   const auto valid = given.to(at::kBool).expand({prepared.n_batch, prepared.n_pos});
-  if (!valid.any(1).all().item<bool>()) {
+  const bool is_first = !input.kv_cache || input.kv_cache->n_seen() == 0;
+  if (is_first && !valid.any(1).all().item<bool>()) {
     refuse("attention_mask", given, "at least one valid position in every row");
   }
   if (!valid.all().item<bool>()) prepared.valid = valid;
+}
+
+// Padding among the tokens of this run and of those before it.
+void take_keys(const Input& input, const ModelSpec& spec, PreparedInput& prepared) {
+  prepared.keys_valid = prepared.valid;
+  if (!input.kv_cache) return;
+  if (prepared.first_layer > 0 || prepared.stop_layer < spec.n_layers) {
+    throw ArgumentError(
+        "kv_cache needs a run of all blocks; leave start_at_layer and "
+        "stop_at_layer out");
+  }
+  prepared.kv_cache = input.kv_cache;
+  const at::Tensor& before = input.kv_cache->positions();
+  if (!before.defined()) return;
+  if (before.size(0) != prepared.n_batch) {
+    throw ArgumentError("kv_cache holds a batch of " + std::to_string(before.size(0)) +
+                        "; the input has " + std::to_string(prepared.n_batch) + " rows");
+  }
+  const auto valid_before = before >= 0;
+  if (!prepared.valid.defined() && valid_before.all().item<bool>()) return;
+  const auto now = prepared.valid.defined()
+                       ? prepared.valid
+                       : at::ones({prepared.n_batch, prepared.n_pos}, valid_before.options());
+  prepared.keys_valid = at::cat({valid_before, now}, 1);
 }
 
 void take_positions(const Input& input, const at::TensorOptions& model, PreparedInput& prepared) {
@@ -106,14 +132,22 @@ void take_positions(const Input& input, const at::TensorOptions& model, Prepared
     if (prepared.positions.min().item<std::int64_t>() < 0) {
       refuse("position_ids", input.position_ids, "no negative positions");
     }
-  } else if (prepared.valid.defined()) {
-    prepared.positions = (prepared.valid.to(at::kLong).cumsum(1) - 1).clamp_min(0);
+  } else if (prepared.keys_valid.defined()) {
+    const auto n_before = prepared.keys_valid.size(1) - prepared.n_pos;
+    const auto places = (prepared.keys_valid.to(at::kLong).cumsum(1) - 1).clamp_min(0);
+    prepared.positions = places.narrow(1, n_before, prepared.n_pos);
   } else {
-    prepared.positions = at::arange(prepared.n_pos, model.dtype(at::kLong)).unsqueeze(0);
+    const auto n_before = prepared.kv_cache ? prepared.kv_cache->n_seen() : 0;
+    prepared.positions =
+        at::arange(n_before, n_before + prepared.n_pos, model.dtype(at::kLong)).unsqueeze(0);
   }
   prepared.hook_positions = prepared.positions.expand({prepared.n_batch, prepared.n_pos});
   if (prepared.valid.defined()) {
     prepared.hook_positions = prepared.hook_positions.masked_fill(~prepared.valid, -1);
+  }
+  prepared.key_positions = prepared.hook_positions;
+  if (prepared.kv_cache && prepared.kv_cache->n_seen() > 0) {
+    prepared.key_positions = at::cat({prepared.kv_cache->positions(), prepared.hook_positions}, 1);
   }
 }
 
@@ -162,6 +196,7 @@ PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::Tenso
                         "; wanted 1 to " + std::to_string(prepared.n_pos) + " (positions)");
   }
   take_mask(input, model, prepared);
+  take_keys(input, spec, prepared);
   take_positions(input, model, prepared);
   take_token_types(input, spec, model, prepared);
   return prepared;

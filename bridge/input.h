@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -29,6 +30,9 @@ struct Input {
   std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
   NamedTensors start_state{};
+  /// The tokens before these; they join it when the run has ended. attention_mask and position_ids
+  /// speak of the new ones.
+  std::shared_ptr<KvCache> kv_cache{};
 };
 
 /// What a run ends with.
@@ -41,6 +45,7 @@ struct RunOptions {
   Path path = Path::kAutomatic;
   Output output = Output::kLogits;
   std::function<void()> check_interrupt{};  // called before each block; throws to stop the run
+  int step = 0;                             // of a generation
 };
 
 /// An input that was checked and completed; what the blocks run on.
@@ -50,9 +55,12 @@ struct PreparedInput {
   at::Tensor valid;           // [batch pos] bool; undefined where nothing is padding
   at::Tensor positions;       // [batch|1 pos] int64, 0 at padding
   at::Tensor hook_positions;  // [batch pos] int64, -1 at padding
-  at::Tensor blocks;          // [batch pos] int64: image a token belongs to, -1: none; or undefined
+  at::Tensor keys_valid;      // [batch k_pos] bool; undefined where nothing is padding
+  at::Tensor key_positions;  // [batch k_pos] int64, -1 at padding: earlier runs' tokens, then these
+  at::Tensor blocks;         // [batch pos] int64: image a token belongs to, -1: none; or undefined
   std::int64_t n_batch = 0, n_pos = 0, n_logits = 0;
   int first_layer = 0, stop_layer = 0;
+  std::shared_ptr<KvCache> kv_cache;
 };
 
 /// Throws ArgumentError that names the argument, what it is and what it should be.

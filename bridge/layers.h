@@ -21,9 +21,9 @@ at::Tensor per_layer_inputs(const at::Tensor& tokens, const at::Tensor& embeddin
                             const Context& context, hooks::Tap tap);
 
 /// The attention branch up to attn.hook_out. Reads donated keys where the spec names a donor, and
-/// leaves its own in `donated[layer]`.
+/// leaves its own in `state`.
 at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& weights,
-                     const AttentionSpec& spec, const Context& context, DonatedKeys& donated,
+                     const AttentionSpec& spec, const Context& context, RunState& state,
                      hooks::Tap tap);
 
 /// Queries, and keys and values where the layer owns them, before their norms.
@@ -54,7 +54,7 @@ at::Tensor per_layer_branch(const at::Tensor& stream, const at::Tensor& input,
 
 /// One block: stream in, stream out. ple_input [batch pos d_ple] is undefined without PLE.
 at::Tensor block(at::Tensor stream, int layer, const LayerWeights& weights, const LayerSpec& spec,
-                 const at::Tensor& ple_input, const Context& context, DonatedKeys& donated,
+                 const at::Tensor& ple_input, const Context& context, RunState& state,
                  hooks::Tap tap);
 
 /// Final norm, unembedding and softcap of the last n_logits positions → hook_logits.

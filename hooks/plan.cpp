@@ -61,7 +61,8 @@ Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
     : request_(request),
       inventory_(std::move(inventory)),
       sites_(inventory_->sites().size()),
-      places_(inventory_->sites().size()) {
+      places_(inventory_->sites().size()),
+      n_keys_(shape.n_keys) {
   for (const Selector& selector : request_.names) {
     for (const SiteRow at : firing(selector, shape)) {
       mark(at, &SitePlan::record);
@@ -143,6 +144,7 @@ PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
   const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;
   for (std::size_t i = 0; i < point.axes.size(); ++i) {
     if (behind_head && point.axes[i] == Axis::kPos) value.shape[i] = shape.n_logits;
+    if (point.axes[i] == Axis::kKPos && n_keys(at.site)) value.shape[i] = *n_keys(at.site);
     const bool cut = point.axes[i] == Axis::kPos || point.axes[i] == Axis::kQPos;
     if (cut && request_.pos_slice) {
       value.shape[i] = resolve(*request_.pos_slice, value.shape[i]).length();

@@ -24,9 +24,10 @@ struct RunShape {
   AxisSizes input{};          // batch, pos, q_pos, k_pos
   std::int64_t n_logits = 0;  // positions that reach the unembedding
   at::ScalarType dtype = at::kFloat;
-  int first_layer = 0;       // start_at_layer
-  int stop_layer = 0;        // stop_at_layer, or the number of layers
-  RowSet silent_model_rows;  // rows of site 0 that this run does not compute
+  int first_layer = 0;                 // start_at_layer
+  int stop_layer = 0;                  // stop_at_layer, or the number of layers
+  RowSet silent_model_rows;            // rows of site 0 that this run does not compute
+  std::vector<std::int64_t> n_keys{};  // by site, where they differ from input's k_pos; or empty
   bool operator==(const RunShape&) const = default;
 };
 
@@ -75,6 +76,10 @@ class Plan {
   int last_layer() const { return last_layer_; }
   /// True when a gradient is recorded or edited anywhere.
   bool watches_gradients() const { return watches_gradients_; }
+  /// Keys that a site sees, where the run's shape says so for each.
+  std::optional<std::int64_t> n_keys(int site) const {
+    return n_keys_.empty() ? std::nullopt : std::optional(n_keys_[site]);
+  }
   /// True when a value behind the last block is asked for.
   bool needs_head() const { return needs_head_; }
   const std::vector<PlannedValue>& values() const { return values_; }
@@ -100,6 +105,7 @@ class Plan {
   std::vector<std::size_t> first_of_;                                 // by place
   std::shared_ptr<const NameList> recorded_;
   std::vector<PlannedValue> values_;
+  std::vector<std::int64_t> n_keys_;
   std::int64_t cache_bytes_ = 0;
   int last_layer_ = -1;
   bool needs_head_ = false;

@@ -107,12 +107,23 @@ at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
   return first || (only_ours && rows.in_place[row]) ? part : own_copy(part, value);
 }
 
-at::Tensor Run::edited(SiteRow at, at::Tensor value) const {
+at::Tensor Run::keys_of(int site) const {
+  const auto n_keys = plan_->n_keys(site);
+  if (!n_keys || !key_positions_.defined()) return key_positions_;
+  return key_positions_.narrow(1, key_positions_.size(1) - *n_keys, *n_keys);
+}
+
+at::Tensor Run::edited(SiteRow at, at::Tensor value) {
+  const at::Tensor key_positions = keys_of(at.site);
   const HookSite site{plan_->name(at), plan_->where(at.site).layer,
                       at.point(),      Direction::kForward,
                       step_,           positions_,
-                      key_positions_};
-  return applied(plan_->functions(at, Direction::kForward), std::move(value), site);
+                      key_positions};
+  const bool without_autograd = without_autograd_.has_value();
+  without_autograd_.reset();  // a hook sees torch as it always is
+  value = applied(plan_->functions(at, Direction::kForward), std::move(value), site);
+  if (without_autograd && !value.requires_grad()) leave_autograd_out();
+  return value;
 }
 
 at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
@@ -123,7 +134,7 @@ at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
   const bool records = plan_->request().gradients && plan_->site(at.site).record[row];
   own.register_hook([at, records, functions = plan_->functions(at, Direction::kBackward),
                      plan = plan_, cache = cache_, positions = positions_,
-                     key_positions = key_positions_, step = step_](const at::Tensor& gradient) {
+                     key_positions = keys_of(at.site), step = step_](const at::Tensor& gradient) {
     const std::string& name = plan->name(at);
     const HookSite site{
         name,         plan->where(at.site).layer, at.point(), Direction::kBackward, step, positions,

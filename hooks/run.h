@@ -1,9 +1,11 @@
 // One run: the plan it follows and what it has gathered so far.
 #pragma once
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 
@@ -18,9 +20,14 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
 
 class Run {
  public:
-  /// positions [batch pos] and key_positions [batch k_pos], int64, -1 at padding.
+  /// positions [batch pos] and key_positions [batch k_pos], int64, -1 at padding. A site that the
+  /// plan's shape gives fewer keys sees the last ones.
   Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions,
       int step = 0);
+
+  /// Leaves the operators' autograd layer out on this thread, until the run ends or a hook brings
+  /// in a gradient: for runs in which nothing carries one.
+  void leave_autograd_out() { without_autograd_.emplace(); }
 
   bool live(int site, std::size_t row) const { return plan_->site(site).live[row]; }
   const SitePlan& site(int index) const { return plan_->site(index); }
@@ -35,7 +42,8 @@ class Run {
   }
 
  private:
-  at::Tensor edited(SiteRow at, at::Tensor value) const;
+  at::Tensor keys_of(int site) const;
+  at::Tensor edited(SiteRow at, at::Tensor value);
   void record(SiteRow at, const at::Tensor& value);
   at::Tensor kept(SiteRow at, const at::Tensor& value);
   at::Tensor watched(SiteRow at, const at::Tensor& value) const;
@@ -45,6 +53,7 @@ class Run {
   std::unordered_set<const c10::StorageImpl*> taken_;  // storages that the cache holds as they are
   at::Tensor positions_, key_positions_;
   int step_;
+  std::optional<at::AutoDispatchBelowADInplaceOrView> without_autograd_;
 };
 
 }  // namespace bezel::hooks

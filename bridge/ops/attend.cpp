@@ -74,21 +74,23 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
       .contiguous();
 }
 
-Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
-               const at::Tensor& positions_valid, const at::Tensor& blocks,
+Mask make_mask(const MaskShape& shape, const at::Tensor& keys_valid, const at::Tensor& blocks,
                const at::TensorOptions& model_options) {
-  const auto device = model_options.device();
-  const bool windowed = window_tokens && *window_tokens < n_pos;
-  auto visible = at::ones({1, n_pos, n_pos}, at::TensorOptions(at::kBool).device(device)).tril_();
+  const std::int64_t n_before = shape.n_keys - shape.n_queries;  // keys of earlier runs
+  const bool windowed = shape.window_tokens && *shape.window_tokens < shape.n_keys;
+  const auto flags = at::TensorOptions(at::kBool).device(model_options.device());
+  auto visible = at::ones({1, shape.n_queries, shape.n_keys}, flags).tril_(n_before);
   if (blocks.defined()) {
-    const auto same = blocks.unsqueeze(2) == blocks.unsqueeze(1);
-    visible = visible.logical_or(same.logical_and(blocks.unsqueeze(2) >= 0));
+    const auto of_keys = at::constant_pad_nd(blocks, {n_before, 0}, -1).unsqueeze(1);
+    const auto of_queries = blocks.unsqueeze(2);
+    visible = visible.logical_or((of_queries == of_keys).logical_and(of_queries >= 0));
   }
-  if (windowed) visible.triu_(1 - *window_tokens);
-  if (positions_valid.defined()) visible = visible.logical_and(positions_valid.unsqueeze(1));
+  if (windowed) visible.triu_(n_before + 1 - *shape.window_tokens);
+  if (keys_valid.defined()) visible = visible.logical_and(keys_valid.unsqueeze(1));
   const double hidden = lowest(c10::typeMetaToScalarType(model_options.dtype()));
   const auto additive = at::full(visible.sizes(), hidden, model_options).masked_fill_(visible, 0);
-  return {additive.unsqueeze(1), !windowed && !positions_valid.defined() && !blocks.defined()};
+  const bool causal_only = n_before == 0 && !windowed && !keys_valid.defined() && !blocks.defined();
+  return {additive.unsqueeze(1), causal_only};
 }
 
 }  // namespace bezel::ops

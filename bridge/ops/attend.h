@@ -14,10 +14,16 @@ namespace bezel::ops {
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Mask& mask,
                   Path path, hooks::Tap tap);
 
-/// The additive mask of a layer. positions_valid [batch k_pos] bool, undefined: all valid.
-/// blocks [batch pos] int64: the image a token belongs to, -1: none; undefined: attend causally.
-Mask make_mask(std::int64_t n_pos, std::optional<std::int64_t> window_tokens,
-               const at::Tensor& positions_valid, const at::Tensor& blocks,
+/// Which places a mask speaks of: the keys are the last n_keys tokens, the queries the last
+/// n_queries of these.
+struct MaskShape {
+  std::int64_t n_queries = 0, n_keys = 0;
+  std::optional<std::int64_t> window_tokens;  // nullopt: a query sees all tokens before it
+};
+
+/// The additive mask of a layer. keys_valid [batch k_pos] bool, undefined: all valid.
+/// blocks [batch q_pos] int64: the image a token belongs to, -1: none; undefined: attend causally.
+Mask make_mask(const MaskShape& shape, const at::Tensor& keys_valid, const at::Tensor& blocks,
                const at::TensorOptions& model_options);
 
 }  // namespace bezel::ops

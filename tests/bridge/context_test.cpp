@@ -28,7 +28,7 @@ TEST(Context, EachLayerHasTheRotationAndTheMaskOfItsOwnSpec) {
         ops::make_rotation(input.positions, attention.rope, attention.d_head, at::kDouble);
     EXPECT_TRUE(at::equal(context.rotations[i].cos, wanted.cos)) << i;
     EXPECT_TRUE(at::equal(context.rotations[i].sin, wanted.sin)) << i;
-    const auto mask = ops::make_mask(9, attention.window_tokens, {}, {}, options);
+    const auto mask = ops::make_mask({9, 9, attention.window_tokens}, {}, {}, options);
     EXPECT_TRUE(at::equal(context.masks[i].additive, mask.additive)) << i;
     EXPECT_EQ(context.masks[i].causal_only, mask.causal_only) << i;
   }

@@ -41,7 +41,8 @@ Heads heads(const Case& c, at::ScalarType type, const at::Tensor& valid = {}) {
              random(c.n_kv_heads),
              {},
              {.window_tokens = c.window_tokens, .valid = valid}};
-  made.mask = make_mask(c.n_pos, c.window_tokens, valid, {}, at::TensorOptions().dtype(type));
+  made.mask =
+      make_mask({c.n_pos, c.n_pos, c.window_tokens}, valid, {}, at::TensorOptions().dtype(type));
   return made;
 }
 
@@ -199,7 +200,7 @@ TEST(Attend, EditsOfScoresAndPatternReachTheResult) {
 TEST(Attend, ScoresAreNotDividedByTheRootOfTheHeadWidth) {
   const auto q = at::ones({1, 1, 1, 64}, at::kDouble);
   OneOp op({.names = {kScores}});
-  attend(q, q, q, make_mask(1, {}, {}, {}, q.options()), Path::kOpen, op.tap());
+  attend(q, q, q, make_mask({1, 1, {}}, {}, {}, q.options()), Path::kOpen, op.tap());
   EXPECT_EQ(op.cached(kScores).item<double>(), 64.0);
 }
 

@@ -8,7 +8,7 @@ namespace {
 constexpr std::int64_t kWindow = 5;
 
 Mask made(std::int64_t n_pos, const Rule& rule, at::ScalarType type = at::kFloat) {
-  return make_mask(n_pos, rule.window_tokens, rule.valid, rule.blocks,
+  return make_mask({n_pos, n_pos, rule.window_tokens}, rule.valid, rule.blocks,
                    at::TensorOptions().dtype(type));
 }
 
