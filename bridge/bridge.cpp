@@ -97,7 +97,8 @@ Bridge::Bridge(ModelSpec spec, Weights weights)
     : spec_(std::move(spec)),
       weights_(std::move(weights)),
       inventory_(std::make_shared<hooks::Inventory>(make_inventory(spec_))),
-      shelf_(std::make_shared<hooks::PlanShelf>()) {
+      plans_(std::make_shared<hooks::PlanShelf>()),
+      places_(std::make_shared<PlacesShelf>()) {
   check_weights(spec_, weights_);
   for (const WeightSlot& slot : weight_slots(spec_, weights_)) {
     named_weights_.emplace_back(slot.name, *slot.tensor);
@@ -143,7 +144,7 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
       shape.n_keys.push_back(prepared.kv_cache->n_keys(layer.attention, prepared.n_pos));
     }
   }
-  auto plan = shelf_->plan(request, inventory_, shape);
+  auto plan = plans_->plan(request, inventory_, shape);
   refuse_two_owners_of_ln1(*plan, spec_.n_layers);
   return plan;
 }
@@ -160,7 +161,9 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   const auto plan = compile(prepared, input, request);
   check_gradients(*plan, prepared);
   make_room(*plan, request.device.value_or(model.device()));
-  const Context context = make_context(prepared, spec_, options, model);
+  const Context context{{options.path, spec_.norm_eps},
+                        places_->places(prepared, spec_, model),
+                        options.check_interrupt};
   hooks::Run run(plan, prepared.hook_positions, prepared.key_positions, options.step);
   // Where no gradient can arise, the operators' autograd layer is time for nothing.
   if (is_gradient_free(input, request)) run.leave_autograd_out();

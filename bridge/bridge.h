@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bezel/bridge/input.h"
+#include "bezel/bridge/places_shelf.h"
 #include "bezel/bridge/spec.h"
 #include "bezel/bridge/weights.h"
 #include "bezel/hooks/cache.h"
@@ -56,7 +57,9 @@ class Bridge {
   Weights weights_;
   NamedWeights named_weights_;
   std::shared_ptr<const hooks::Inventory> inventory_;
-  std::shared_ptr<hooks::PlanShelf> shelf_;  // copies of a Bridge have one inventory and one shelf
+  // What copies of a Bridge have together.
+  std::shared_ptr<hooks::PlanShelf> plans_;
+  std::shared_ptr<PlacesShelf> places_;
 };
 
 }  // namespace bezel::bridge

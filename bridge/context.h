@@ -21,9 +21,13 @@ struct KeysValues {
   at::Tensor keys, values;  // [batch k_pos kv_head d_head], after norm and RoPE
 };
 
-struct Context : ops::Settings {
-  std::vector<Rotation> rotations;        // by layer (tensors are shared between equal layers)
-  std::vector<Mask> masks;                // by layer
+/// What follows from where the tokens stand, by layer; tensors are shared between equal layers.
+struct Places {
+  std::vector<Rotation> rotations;
+  std::vector<Mask> masks;
+};
+
+struct Context : ops::Settings, Places {
   std::function<void()> check_interrupt;  // called before each block; throws to stop the run
 };
 

@@ -122,12 +122,9 @@ Mask mask_of(const AttentionSpec& attention, const PreparedInput& input,
 
 }  // namespace
 
-Context make_context(const PreparedInput& input, const ModelSpec& spec, const RunOptions& options,
-                     const at::TensorOptions& model) {
-  Context context;
-  context.path = options.path;
-  context.norm_eps = spec.norm_eps;
-  context.check_interrupt = options.check_interrupt;
+Places make_places(const PreparedInput& input, const ModelSpec& spec,
+                   const at::TensorOptions& model) {
+  Places places;
   std::map<std::tuple<double, std::int64_t, std::int64_t>, Rotation> rotations;
   std::map<std::int64_t, Mask> masks;
   for (const LayerSpec& layer : spec.layers) {
@@ -140,10 +137,10 @@ Context make_context(const PreparedInput& input, const ModelSpec& spec, const Ru
     }
     Mask& mask = masks[attention.window_tokens.value_or(0)];
     if (!mask.additive.defined()) mask = mask_of(attention, input, model);
-    context.rotations.push_back(rotation);
-    context.masks.push_back(mask);
+    places.rotations.push_back(rotation);
+    places.masks.push_back(mask);
   }
-  return context;
+  return places;
 }
 
 at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,

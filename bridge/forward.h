@@ -16,8 +16,8 @@ struct Extent {
 };
 
 /// Rotations and masks of every layer for this input.
-Context make_context(const PreparedInput& input, const ModelSpec& spec, const RunOptions& options,
-                     const at::TensorOptions& model);
+Places make_places(const PreparedInput& input, const ModelSpec& spec,
+                   const at::TensorOptions& model);
 
 /// hook_logits, or the stream at the end of the extent.
 at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,

@@ -199,6 +199,8 @@ PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::Tenso
   take_keys(input, spec, prepared);
   take_positions(input, model, prepared);
   take_token_types(input, spec, model, prepared);
+  prepared.is_plain = !input.position_ids.defined() && !prepared.valid.defined() &&
+                      !prepared.blocks.defined() && !prepared.kv_cache;
   return prepared;
 }
 

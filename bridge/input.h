@@ -58,6 +58,7 @@ struct PreparedInput {
   at::Tensor keys_valid;      // [batch k_pos] bool; undefined where nothing is padding
   at::Tensor key_positions;  // [batch k_pos] int64, -1 at padding: earlier runs' tokens, then these
   at::Tensor blocks;         // [batch pos] int64: image a token belongs to, -1: none; or undefined
+  bool is_plain = false;     // tokens at 0, 1, 2 …, all of them valid text, none before them
   std::int64_t n_batch = 0, n_pos = 0, n_logits = 0;
   int first_layer = 0, stop_layer = 0;
   std::shared_ptr<KvCache> kv_cache;
