@@ -86,8 +86,23 @@ at::Tensor per_position(const char* argument, const at::Tensor& given,
   return given.to(model.device());
 }
 
-void take_mask(const Input& input, const at::TensorOptions& model, PreparedInput& prepared) {
-  if (!input.attention_mask.defined()) return;
+// Padding ids at the ends of rows; a row of nothing else is text.
+at::Tensor without_padding_ids(const at::Tensor& tokens, std::int64_t pad) {
+  const auto is_text = (tokens != pad).to(at::kLong);
+  const auto begun = is_text.cumsum(1) > 0;
+  const auto not_over = is_text.flip(1).cumsum(1).flip(1) > 0;
+  return begun.logical_and(not_over).logical_or(is_text.sum(1, /*keepdim=*/true) == 0);
+}
+
+void take_mask(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+               PreparedInput& prepared) {
+  if (!input.attention_mask.defined()) {
+    if (!prepared.tokens.defined() || !spec.pad_token_id) return;
+    if (prepared.tokens.min().item<std::int64_t>() > *spec.pad_token_id) return;
+    const auto valid = without_padding_ids(prepared.tokens, *spec.pad_token_id);
+    if (!valid.all().item<bool>()) prepared.valid = valid;
+    return;
+  }
   const auto given = per_position("attention_mask", input.attention_mask, prepared, model);
   if (at::logical_and(given != 0, given != 1).any().item<bool>()) {
     refuse("attention_mask", given, "only 0 (padding) and 1 (valid)");
@@ -195,7 +210,7 @@ PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::Tenso
     throw ArgumentError("logits_to_keep is " + std::to_string(prepared.n_logits) +
                         "; wanted 1 to " + std::to_string(prepared.n_pos) + " (positions)");
   }
-  take_mask(input, model, prepared);
+  take_mask(input, spec, model, prepared);
   take_keys(input, spec, prepared);
   take_positions(input, model, prepared);
   take_token_types(input, spec, model, prepared);

@@ -22,7 +22,8 @@ struct Input {
   /// [batch pos d_model]: stands for hook_embed; with start_at_layer, the stream entering that
   /// block.
   at::Tensor embeddings{};
-  at::Tensor attention_mask{};  // [batch pos], 0 at padding; undefined: no padding
+  /// [batch pos], 0 at padding; undefined: padding ids at the ends of rows are padding.
+  at::Tensor attention_mask{};
   at::Tensor position_ids{};    // [batch|1 pos] int64; undefined: counted from the mask
   /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: text.
   at::Tensor token_types{};

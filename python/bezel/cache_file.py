@@ -28,7 +28,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from bezel import _C
 from bezel.cache_values import Origin, axes_of
-from bezel.errors import ArgumentError, Error
+from bezel.errors import ArgumentError, StoreError
 
 KIND = "bezel.ActivationCache"
 SCHEMA = 1
@@ -37,10 +37,6 @@ TRAILER_BYTES = len(MAGIC) + 16
 _CHUNK_BYTES = 1 << 24  # read at once while hashing
 _ALIGN_BYTES = 4096  # of values in the file
 _ALIGN_FROM_BYTES = 1 << 16  # smaller ones stand close together
-
-
-class StoreError(Error, OSError):
-    """A file that cannot be written, or is damaged, foreign or of another schema."""
 
 
 def _bfloat16() -> Any:

@@ -11,9 +11,9 @@ import h5py
 import torch
 from h5py import h5d, h5s
 
-from bezel.cache_file import KIND, MAGIC, SCHEMA, TRAILER_BYTES, TYPES, StoreError, content_hash
+from bezel.cache_file import KIND, MAGIC, SCHEMA, TRAILER_BYTES, TYPES, content_hash
 from bezel.cache_values import SPEC_FIELDS, Origin, axes_of, is_batched
-from bezel.errors import ModelMismatchError
+from bezel.errors import ModelMismatchError, StoreError
 from bezel.model import Model
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -10,15 +10,11 @@ import torch
 
 from bezel.cache_values import CachedValues
 from bezel.decomposition_inputs import Norm, Weights, model_of, need, stream_name, wide
-from bezel.errors import Error
+from bezel.errors import DecompositionError
 
 _SUM_ROUNDINGS = 2  # one sum is rounded by half an epsilon at most; room for casts of what was kept
 _PRODUCT_GATES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-3}
 _BFLOAT16_GATE = 3e-2  # four epsilons
-
-
-class DecompositionError(Error, ValueError):
-    """Parts that do not sum to what the run recorded; the message has the place."""
 
 
 def coarsest(cache: CachedValues, *values: torch.Tensor) -> torch.dtype:

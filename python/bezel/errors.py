@@ -56,3 +56,11 @@ class ModelMismatchError(CheckpointError):
 
 class ResourceLimitError(CheckpointError):
     """A checkpoint larger than the limits that protect the reader."""
+
+
+class StoreError(Error, OSError):
+    """A file that cannot be written, or is damaged, foreign or of another schema."""
+
+
+class DecompositionError(Error, ValueError):
+    """Parts that do not sum to what the run recorded; the message has the place."""

@@ -33,7 +33,8 @@ class Running(StandingHooks):
             **arguments: return_type: "logits" (the default), "loss", "both" or None.
                 loss_per_token: the loss as [batch pos-1] instead of its mean.
                 prepend_bos, padding_side: for text, see `to_tokens`.
-                attention_mask: [batch pos], 0 at padding. position_ids: [batch pos]; counted from
+                attention_mask: [batch pos], 0 at padding; when not given, <pad> ids at the ends of
+                rows are padding. position_ids: [batch pos]; counted from
                 the mask when not given. mm_token_type_ids: [batch pos], 0 text, 1 image, 2 video,
                 3 audio. start_at_layer, stop_at_layer: the blocks to run; with stop_at_layer the
                 stream entering that block is returned. logits_to_keep: the last positions only.

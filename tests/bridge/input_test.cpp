@@ -146,5 +146,20 @@ TEST(Input, EmbeddingsTakeTheModelsDtypeAndAreACopy) {
       at::kFloat);
 }
 
+TEST(Input, PaddingIdsAtTheEndsOfRowsArePaddingUnlessAMaskIsGiven) {
+  ModelSpec spec = sharing_spec();
+  spec.pad_token_id = 0;
+  const auto tokens =
+      at::tensor({0, 0, 5, 0, 7, 6, 5, 0, 0, 0, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0}, at::kLong)
+          .view({4, 5});
+  const auto valid = prepare({.tokens = tokens}, spec, kModel).valid;
+  const auto wanted = at::tensor({0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1});
+  EXPECT_TRUE(at::equal(valid, wanted.view({4, 5}).to(at::kBool)));
+  const auto masked = prepare({.tokens = tokens, .attention_mask = at::ones({4, 5})}, spec, kModel);
+  EXPECT_FALSE(masked.valid.defined());
+  spec.pad_token_id.reset();
+  EXPECT_FALSE(prepare({.tokens = tokens}, spec, kModel).valid.defined());
+}
+
 }  // namespace
 }  // namespace bezel::bridge

@@ -18,8 +18,7 @@ from h5py import h5d, h5s
 
 import bezel
 from bezel import cache_file
-from bezel.cache_file import StoreError
-from bezel.errors import ArgumentError
+from bezel.errors import ArgumentError, StoreError
 from support import fixtures
 from support.lab import Lab
 

@@ -16,8 +16,7 @@ import xxhash
 from h5py import h5d, h5p, h5s, h5t
 
 import bezel
-from bezel.cache_file import StoreError
-from bezel.errors import Error, ModelMismatchError
+from bezel.errors import Error, ModelMismatchError, StoreError
 from support import fixtures
 from support.lab import Lab
 

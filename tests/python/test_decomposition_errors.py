@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import bezel
-from bezel.decomposition_checks import DecompositionError
-from bezel.errors import ArgumentError, UnknownHookError
+from bezel.errors import ArgumentError, DecompositionError, UnknownHookError
 from support import fixtures
 from support.lab import Lab
 

@@ -185,3 +185,15 @@ def test_an_edit_of_the_tokens_does_not_change_the_labels(lab: Lab) -> None:
     hooks = [("hook_tokens", lambda value, hook: other)]
     got = bridge.run_with_hooks(tokens, hooks, return_type="loss")
     torch.testing.assert_close(got, bridge(other, labels=tokens, return_type="loss"))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_padding_ids_without_a_mask_are_padding(lab: Lab, side: str) -> None:
+    bridge, mask = lab.bridge("e2b"), mask_of(side)
+    with_mask = bridge(padded(side), attention_mask=mask)
+    assert torch.equal(bridge(padded(side)), with_mask)
+    everything = bridge(padded(side), attention_mask=torch.ones_like(mask))
+    row = LENGTHS.index(min(LENGTHS))
+    valid = mask[row].bool()
+    far = (everything[row, valid] - with_mask[row, valid]).abs().max()
+    assert (far > 1e-3) == (side == "left")  # what is behind a token does not reach it
