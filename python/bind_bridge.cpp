@@ -6,6 +6,7 @@
 
 #include "bezel/adapters/load.h"
 #include "bezel/bridge/bridge.h"
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/loss.h"
 #include "bind.h"
 
@@ -78,7 +79,8 @@ void bind_input(py::module_& module) {
       .def_readwrite("start_at_layer", &Input::start_at_layer)
       .def_readwrite("stop_at_layer", &Input::stop_at_layer)
       .def_readwrite("logits_to_keep", &Input::logits_to_keep)
-      .def_readwrite("start_state", &Input::start_state);
+      .def_readwrite("start_state", &Input::start_state)
+      .def_readwrite("kv_cache", &Input::kv_cache);
   py::enum_<Path>(module, "Path").value("automatic", Path::kAutomatic).value("open", Path::kOpen);
   py::enum_<Output>(module, "Output")
       .value("logits", Output::kLogits)

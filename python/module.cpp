@@ -8,4 +8,5 @@ PYBIND11_MODULE(_C, module) {
   bezel::python::bind_hooks(module);
   bezel::python::bind_bridge(module);
   bezel::python::bind_weights(module);
+  bezel::python::bind_generate(module);
 }

@@ -116,6 +116,7 @@ class Input:
     stop_at_layer: int | None
     logits_to_keep: int | None
     start_state: dict[str, torch.Tensor]
+    kv_cache: KvCache | None
 
 class Path:
     automatic: ClassVar[Path]
@@ -158,3 +159,38 @@ def loss_per_token(
 def mean_loss(
     logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor | None
 ) -> torch.Tensor: ...
+
+class KvCache:
+    def __init__(self, model: Bridge) -> None: ...
+    n_seen: int
+    positions: torch.Tensor | None
+
+class Sampling:
+    samples: bool
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    frequency_penalty: float
+    seed: int | None
+
+class GenerateOptions:
+    max_new_tokens: int
+    sampling: Sampling
+    eos_token_ids: list[int] | None
+    uses_kv_cache: bool
+    keeps_logits: bool
+    keeps_values: bool
+
+class Generated:
+    tokens: torch.Tensor
+    logits: torch.Tensor | None
+    cache: ActivationCache | None
+
+class Generation:
+    def __init__(
+        self, model: Bridge, prompt: Input, request: Request, path: Path, options: GenerateOptions
+    ) -> None: ...
+    def next(self) -> torch.Tensor | None: ...
+    def end(self, rows: torch.Tensor) -> None: ...
+    def result(self) -> Generated: ...

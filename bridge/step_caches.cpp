@@ -1,0 +1,77 @@
+#include "bezel/bridge/step_caches.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+#include <string>
+
+namespace bezel::bridge {
+namespace {
+
+using hooks::Axis;
+using hooks::HookPoint;
+
+std::optional<std::int64_t> dim_of(const HookPoint& point, Axis axis) {
+  for (std::size_t i = 0; i < point.axes.size(); ++i) {
+    if (point.axes[i] == axis) return static_cast<std::int64_t>(i);
+  }
+  return std::nullopt;
+}
+
+double lowest(at::ScalarType type) {
+  if (type == at::kDouble) return std::numeric_limits<double>::lowest();
+  if (type == at::kBFloat16) return static_cast<float>(std::numeric_limits<at::BFloat16>::lowest());
+  return std::numeric_limits<float>::lowest();
+}
+
+// values [batch head q_pos k_pos] of steps that follow each other; a step's keys are the last ones
+// before and with its queries.
+at::Tensor join_over_keys(const std::vector<at::Tensor>& values, double hidden) {
+  std::int64_t n_total = 0;
+  for (const at::Tensor& value : values) n_total += value.size(2);
+  std::vector<at::Tensor> rows;
+  std::int64_t n_seen = 0;
+  for (const at::Tensor& value : values) {
+    n_seen += value.size(2);
+    auto wide =
+        at::full({value.size(0), value.size(1), value.size(2), n_total}, hidden, value.options());
+    wide.narrow(3, n_seen - value.size(3), value.size(3)).copy_(value);
+    rows.push_back(wide);
+  }
+  return at::cat(rows, 2);
+}
+
+// values [batch k_pos …]: each step's own rows are its last.
+at::Tensor join_own_keys(const std::vector<at::Tensor>& values,
+                         const std::vector<std::int64_t>& n) {
+  std::vector<at::Tensor> own;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    own.push_back(values[i].narrow(1, values[i].size(1) - n[i], n[i]));
+  }
+  return at::cat(own, 1);
+}
+
+}  // namespace
+
+std::shared_ptr<hooks::ActivationCache> joined(
+    const std::vector<std::shared_ptr<hooks::ActivationCache>>& steps,
+    const std::vector<std::int64_t>& n_new, const hooks::Inventory& inventory) {
+  auto all = std::make_shared<hooks::ActivationCache>();
+  for (const auto& [name, first] : steps.front()->items()) {
+    const HookPoint& point = inventory.resolve(name).point();
+    std::vector<at::Tensor> values;
+    for (const auto& step : steps) values.push_back(step->at(name));
+    const auto keys = dim_of(point, Axis::kKPos);
+    if (keys && dim_of(point, Axis::kQPos)) {
+      const bool scores = point.name == "attn.hook_attn_scores";
+      all->put(name, join_over_keys(values, scores ? lowest(first.scalar_type()) : 0.0));
+    } else if (keys) {
+      all->put(name, join_own_keys(values, n_new));
+    } else {
+      all->put(name, at::cat(values, *dim_of(point, Axis::kPos)));
+    }
+  }
+  return all;
+}
+
+}  // namespace bezel::bridge
