@@ -9,26 +9,32 @@
 # torch first: the core's library is linked against the libraries that torch loads.
 import torch as _torch  # noqa: F401
 
-from bezel import errors, utils
+from bezel import errors, patching, utils
 from bezel._C import __version__
 from bezel.bridge import Bridge
 from bezel.cache import ActivationCache
 from bezel.errors import Error
 from bezel.factored_matrix import FactoredMatrix
 from bezel.hooks import Hook
+from bezel.kv_cache import KvCache
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
+from bezel.sae import SAE, SAEConfig
 
 __all__ = [
+    "SAE",
     "ActivationCache",
     "Bridge",
     "Error",
     "FactoredMatrix",
     "Hook",
     "HookPoint",
+    "KvCache",
     "Plan",
+    "SAEConfig",
     "__version__",
     "errors",
     "hook_points",
+    "patching",
     "utils",
 ]

@@ -1,0 +1,93 @@
+"""Which values make the difference between two runs: patching, attribution, ablation.
+
+>>> from bezel.patching import get_act_patch_attn_head_out_all_pos
+>>> heads = get_act_patch_attn_head_out_all_pos(b, corrupted, cache, metric)  # [layer head]
+"""
+
+from bezel.patching.every import (
+    get_act_patch_attn_head_all_pos_every,
+    get_act_patch_attn_head_by_pos_every,
+    get_act_patch_block_every,
+)
+from bezel.patching.named import (
+    get_act_patch_attn_head_k_all_pos,
+    get_act_patch_attn_head_k_by_pos,
+    get_act_patch_attn_head_out_all_pos,
+    get_act_patch_attn_head_out_by_pos,
+    get_act_patch_attn_head_pattern_all_pos,
+    get_act_patch_attn_head_pattern_by_pos,
+    get_act_patch_attn_head_pattern_dest_src_pos,
+    get_act_patch_attn_head_q_all_pos,
+    get_act_patch_attn_head_q_by_pos,
+    get_act_patch_attn_head_shared_k_all_pos,
+    get_act_patch_attn_head_shared_k_by_pos,
+    get_act_patch_attn_head_shared_v_all_pos,
+    get_act_patch_attn_head_shared_v_by_pos,
+    get_act_patch_attn_head_v_all_pos,
+    get_act_patch_attn_head_v_by_pos,
+    get_act_patch_attn_out,
+    get_act_patch_expert_indices,
+    get_act_patch_expert_out,
+    get_act_patch_expert_weights,
+    get_act_patch_mlp_out,
+    get_act_patch_moe_out,
+    get_act_patch_ple_input,
+    get_act_patch_ple_out,
+    get_act_patch_resid_mid,
+    get_act_patch_resid_post,
+    get_act_patch_resid_pre,
+    get_act_patch_router_logits,
+)
+from bezel.patching.result import PatchingResult
+from bezel.patching.setters import (
+    along,
+    layer_head_dest_src_pos_pattern_patch_setter,
+    layer_head_pattern_patch_setter,
+    layer_head_pos_pattern_patch_setter,
+    layer_head_vector_patch_setter,
+    layer_pos_head_vector_patch_setter,
+    layer_pos_patch_setter,
+)
+from bezel.patching.sweep import generic_activation_patch
+
+__all__ = [
+    "PatchingResult",
+    "along",
+    "generic_activation_patch",
+    "get_act_patch_attn_head_all_pos_every",
+    "get_act_patch_attn_head_by_pos_every",
+    "get_act_patch_attn_head_k_all_pos",
+    "get_act_patch_attn_head_k_by_pos",
+    "get_act_patch_attn_head_out_all_pos",
+    "get_act_patch_attn_head_out_by_pos",
+    "get_act_patch_attn_head_pattern_all_pos",
+    "get_act_patch_attn_head_pattern_by_pos",
+    "get_act_patch_attn_head_pattern_dest_src_pos",
+    "get_act_patch_attn_head_q_all_pos",
+    "get_act_patch_attn_head_q_by_pos",
+    "get_act_patch_attn_head_shared_k_all_pos",
+    "get_act_patch_attn_head_shared_k_by_pos",
+    "get_act_patch_attn_head_shared_v_all_pos",
+    "get_act_patch_attn_head_shared_v_by_pos",
+    "get_act_patch_attn_head_v_all_pos",
+    "get_act_patch_attn_head_v_by_pos",
+    "get_act_patch_attn_out",
+    "get_act_patch_block_every",
+    "get_act_patch_expert_indices",
+    "get_act_patch_expert_out",
+    "get_act_patch_expert_weights",
+    "get_act_patch_mlp_out",
+    "get_act_patch_moe_out",
+    "get_act_patch_ple_input",
+    "get_act_patch_ple_out",
+    "get_act_patch_resid_mid",
+    "get_act_patch_resid_post",
+    "get_act_patch_resid_pre",
+    "get_act_patch_router_logits",
+    "layer_head_dest_src_pos_pattern_patch_setter",
+    "layer_head_pattern_patch_setter",
+    "layer_head_pos_pattern_patch_setter",
+    "layer_head_vector_patch_setter",
+    "layer_pos_head_vector_patch_setter",
+    "layer_pos_patch_setter",
+]
