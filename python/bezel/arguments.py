@@ -9,6 +9,7 @@ import torch
 from bezel import _C
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
+from bezel.kv_cache import KvCache
 from bezel.text import PaddingSide, encode
 
 ModelInput: TypeAlias = str | list[str] | torch.Tensor
@@ -32,6 +33,7 @@ class ForwardArguments(TypedDict, total=False):
     labels: torch.Tensor | None
     tokens: torch.Tensor | None
     start_state: dict[str, torch.Tensor] | ActivationCache | None
+    kv_cache: KvCache | None
 
 
 def core_input(
@@ -78,6 +80,7 @@ _FIELDS = {
     "stop_at_layer": "an int",
     "logits_to_keep": "an int",
     "start_state": "tensors by name",
+    "kv_cache": "a bezel.KvCache",
 }
 _CORE_NAMES = {"mm_token_type_ids": "token_types"}
 
@@ -85,6 +88,8 @@ _CORE_NAMES = {"mm_token_type_ids": "token_types"}
 def _set(made: _C.Input, name: str, value: Any, wanted: str) -> None:
     if isinstance(value, ActivationCache):
         value = dict(value.items())
+    if isinstance(value, KvCache):
+        value = value._core
     try:
         setattr(made, _CORE_NAMES.get(name, name), value)
     except TypeError:

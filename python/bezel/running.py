@@ -40,7 +40,7 @@ class Running(StandingHooks):
                 stream entering that block is returned. logits_to_keep: the last positions only.
                 labels: [batch pos], -100 is ignored; the tokens when not given. tokens: ids that
                 belong to a float input. start_state: values of an earlier run that start_at_layer
-                needs, by name.
+                needs, by name. kv_cache: the tokens before these, see `bezel.KvCache`.
 
         Returns:
             Logits [batch pos d_vocab]; the loss in nats; (logits, loss); or None.

@@ -1,0 +1,44 @@
+"""Keys and values that runs hand to each other."""
+
+from __future__ import annotations
+
+import torch
+
+from bezel import _C
+from bezel.model import Model
+
+
+class KvCache:
+    """The keys and values of the tokens run so far, for runs that go on where the last one ended.
+
+    Give the same one to run after run as `kv_cache=`: each run's input is the tokens that are new,
+    and so are attention_mask and position_ids. A run that raises leaves it as it was. One run at a
+    time, of all blocks, without gradients.
+
+    Args:
+        model: The Bridge that will run. A cache serves that model alone.
+
+    Example:
+        >>> kv_cache = bezel.KvCache(b)
+        >>> b(tokens[:, :-1], kv_cache=kv_cache)
+        >>> logits = b(tokens[:, -1:], kv_cache=kv_cache)
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._core = _C.KvCache(model._core)
+
+    @property
+    def n_seen(self) -> int:
+        """Tokens that finished runs have left here, padding included."""
+        return self._core.n_seen
+
+    @property
+    def positions(self) -> torch.Tensor | None:
+        """[batch n_seen] int64, -1 at padding; None before the first run."""
+        return self._core.positions
+
+    def __len__(self) -> int:
+        return self.n_seen
+
+    def __repr__(self) -> str:
+        return f"KvCache(n_seen={self.n_seen})"
