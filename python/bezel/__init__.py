@@ -16,22 +16,17 @@ from bezel.cache import ActivationCache
 from bezel.errors import Error
 from bezel.factored_matrix import FactoredMatrix
 from bezel.hooks import Hook
-from bezel.kv_cache import KvCache
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
-from bezel.sae import SAE, SAEConfig
 
 __all__ = [
-    "SAE",
     "ActivationCache",
     "Bridge",
     "Error",
     "FactoredMatrix",
     "Hook",
     "HookPoint",
-    "KvCache",
     "Plan",
-    "SAEConfig",
     "__version__",
     "errors",
     "hook_points",
