@@ -38,7 +38,8 @@ class KvCache {
     std::int64_t n_filled = 0;           // rows of finished runs
     std::int64_t n_fresh = 0;            // rows of the run that goes on
   };
-  void make_room(Layer& layer, const KeysValues& fresh, std::int64_t n_held);
+  bool suits(int layer, const KeysValues& fresh) const;
+  void make_room(Layer& held, const KeysValues& fresh, std::int64_t n_held);
 
   std::vector<Layer> layers_;
   at::Tensor positions_;
