@@ -1,8 +1,10 @@
-// Everything a C++ user needs: bezel::adapters::load, then run or run_with_cache.
+// Everything a C++ user needs: bezel::adapters::load, then run, run_with_cache or bridge::generate.
 #pragma once
 
 #include "bezel/adapters/load.h"
 #include "bezel/bridge/bridge.h"
+#include "bezel/bridge/generate.h"
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/loss.h"
 #include "bezel/hooks/request.h"
 

@@ -120,7 +120,8 @@ def test_backward_hooks_may_run_in_a_thread_of_autograd(lab: Lab) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 from typing import Any
 sys.path.insert(0, {package!r})
 import torch
