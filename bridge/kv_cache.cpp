@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "bezel/hooks/error.h"
+
 namespace bezel::bridge {
 namespace {
 
@@ -23,6 +25,9 @@ std::int64_t KvCache::n_keys(const AttentionSpec& attention, std::int64_t n_new)
 }
 
 KeysValues KvCache::with(int layer, const KeysValues& fresh) {
+  if (!suits(layer, fresh)) {
+    throw ArgumentError("kv_cache was made for another model; a cache serves one");
+  }
   Layer& held = layers_[layer];
   const std::int64_t n_held = std::min(held.n_filled, held.n_kept.value_or(held.n_filled));
   held.n_fresh = fresh.keys.size(1);
@@ -34,10 +39,17 @@ KeysValues KvCache::with(int layer, const KeysValues& fresh) {
   return {seen(held.keys, fresh.keys), seen(held.values, fresh.values)};
 }
 
+bool KvCache::suits(int layer, const KeysValues& fresh) const {
+  if (layer >= static_cast<int>(layers_.size())) return false;
+  const Layer& held = layers_[layer];
+  return held.n_filled == 0 || held.keys.sizes().slice(2) == fresh.keys.sizes().slice(2);
+}
+
 // Rows are written once: what somebody still holds of an earlier step does not change.
 void KvCache::make_room(Layer& held, const KeysValues& fresh, std::int64_t n_held) {
   const std::int64_t needed = held.n_filled + held.n_fresh;
-  if (held.keys.defined() && needed <= held.keys.size(1)) return;
+  const bool is_of_a_failed_run = held.n_filled == 0;  // its shape may be another
+  if (held.keys.defined() && !is_of_a_failed_run && needed <= held.keys.size(1)) return;
   const auto moved = [&](const at::Tensor& from, const at::Tensor& like) {
     auto shape = like.sizes().vec();
     shape[1] = 2 * (n_held + held.n_fresh);

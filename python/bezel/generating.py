@@ -99,18 +99,19 @@ class Generating(Running):
             )
         if names_filter is not None and not return_cache:
             raise ArgumentError("names_filter says what return_cache=True keeps, and it is False")
+        gives_text = return_type == "str" or (return_type == "input" and not _is_ids(input))
+        if gives_text:
+            text.wanted_tokenizer(self.tokenizer)
         request = _C.Request()
         for chosen in selectors(names_filter) if return_cache else ():
             request.record(chosen)
         options = _options(max_new_tokens, arguments)
         options.keeps_logits, options.keeps_values = output_logits, return_cache
-        generation, made = self._begin(input, request, options, arguments)
+        generation = self._begin(input, request, options, arguments)
         for _ in _steps(generation, max_new_tokens, arguments.get("verbose", True)):
             pass
         result = generation.result()
-        output: Any = result.tokens
-        if return_type == "str" or (return_type == "input" and not _is_ids(input)):
-            output = self._texts_of(result.tokens, made, input)
+        output: Any = self._texts_of(result.tokens, input) if gives_text else result.tokens
         extra: list[Any] = [result.logits] if output_logits else []
         if result.cache is not None:
             extra.append(ActivationCache(result.cache, self))
@@ -133,7 +134,7 @@ class Generating(Running):
             ...     print(b.to_string(tokens), end=" ")
         """
         options = _options(max_new_tokens, arguments)
-        generation, _ = self._begin(input, _C.Request(), options, arguments)
+        generation = self._begin(input, _C.Request(), options, arguments)
         yield from _steps(generation, max_new_tokens, verbose=False)
 
     def _begin(
@@ -142,7 +143,7 @@ class Generating(Running):
         request: _C.Request,
         options: _C.GenerateOptions,
         arguments: GenerateArguments,
-    ) -> tuple[_StoppedGeneration, _C.Input]:
+    ) -> _StoppedGeneration:
         side = arguments.get("padding_side", "left")
         if side != "left":
             raise ArgumentError(f'padding_side is {side!r}; generate pads on the "left"')
@@ -154,14 +155,14 @@ class Generating(Running):
         given["attention_mask"] = arguments.get("attention_mask")
         given["position_ids"] = arguments.get("position_ids")
         made = core_input(input, given, self.tokenizer, self.cfg)
-        stops = arguments.get("stop_strings") or []
+        stops = _stops(arguments.get("stop_strings"))
         if stops:
             text.wanted_tokenizer(self.tokenizer)
         self._add_registered(request, made, is_partial=False)
         core = _C.Generation(self._core, made, request, self._path, options)
-        return _StoppedGeneration(core, stops, self.tokenizer), made
+        return _StoppedGeneration(core, stops, self.tokenizer)
 
-    def _texts_of(self, tokens: torch.Tensor, made: _C.Input, input: ModelInput) -> Any:
+    def _texts_of(self, tokens: torch.Tensor, input: ModelInput) -> Any:
         tokenizer = text.wanted_tokenizer(self.tokenizer)
         texts = [tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in tokens]
         return texts[0] if isinstance(input, str) else texts
@@ -170,10 +171,10 @@ class Generating(Running):
 class _StoppedGeneration:
     """A generation whose rows also end at strings."""
 
-    def __init__(self, core: _C.Generation, stops: str | list[str], tokenizer: Any) -> None:
+    def __init__(self, core: _C.Generation, stops: list[str], tokenizer: Any) -> None:
         self.result = core.result
         self._core = core
-        self._stops = [stops] if isinstance(stops, str) else stops
+        self._stops = stops
         self._tokenizer = tokenizer
         self._new: list[torch.Tensor] = []
 
@@ -208,23 +209,46 @@ def _options(max_new_tokens: int, arguments: GenerateArguments) -> _C.GenerateOp
     if unknown:
         known = ", ".join(GenerateArguments.__annotations__)
         raise TypeError(f"unknown argument {unknown[0]!r}; wanted one of {known}")
-    sampling = _C.Sampling()
-    sampling.samples = arguments.get("do_sample", False)
-    sampling.temperature = arguments.get("temperature", 1.0)
-    sampling.top_k, sampling.top_p = arguments.get("top_k"), arguments.get("top_p")
-    sampling.repetition_penalty = arguments.get("repetition_penalty", 1.0)
-    sampling.frequency_penalty = arguments.get("freq_penalty", 0.0)
-    sampling.seed = arguments.get("seed")
-    options = _C.GenerateOptions()
+    sampling, options = _C.Sampling(), _C.GenerateOptions()
+    for name, (field, wanted) in _SAMPLING.items():
+        if name in arguments:
+            _set(sampling, field, name, arguments.get(name), wanted)
     options.sampling = sampling
-    options.max_new_tokens = max_new_tokens
-    eos = arguments.get("eos_token_id")
+    _set(options, "max_new_tokens", "max_new_tokens", max_new_tokens, "an int")
+    eos: Any = arguments.get("eos_token_id")
     if not arguments.get("stop_at_eos", True):
         options.eos_token_ids = []
     elif eos is not None:
-        options.eos_token_ids = [eos] if isinstance(eos, int) else list(eos)
+        several = [eos] if isinstance(eos, int | str) else eos
+        _set(options, "eos_token_ids", "eos_token_id", several, "an int or several")
     options.uses_kv_cache = arguments.get("use_past_kv_cache", True)
     return options
+
+
+# The core's name of an argument, and what it should be.
+_SAMPLING = {
+    "do_sample": ("samples", "True or False"),
+    "temperature": ("temperature", "a number"),
+    "top_k": ("top_k", "an int or None"),
+    "top_p": ("top_p", "a number or None"),
+    "repetition_penalty": ("repetition_penalty", "a number"),
+    "freq_penalty": ("frequency_penalty", "a number"),
+    "seed": ("seed", "an int from 0 to 2**64 - 1, or None"),
+}
+
+
+def _set(target: Any, field: str, name: str, value: Any, wanted: str) -> None:
+    try:
+        setattr(target, field, value)
+    except TypeError:
+        raise ArgumentError(f"{name} is {value!r}; wanted {wanted}") from None
+
+
+def _stops(given: Any) -> list[str]:
+    stops = [given] if isinstance(given, str) else list(given or ())
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise ArgumentError(f"stop_strings is {given!r}; wanted a text, or several, none empty")
+    return stops
 
 
 def _is_ids(input: ModelInput) -> bool:
