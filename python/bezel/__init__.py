@@ -16,6 +16,7 @@ from bezel.cache import ActivationCache
 from bezel.errors import Error
 from bezel.factored_matrix import FactoredMatrix
 from bezel.hooks import Hook
+from bezel.kv_cache import KvCache
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
 
@@ -26,6 +27,7 @@ __all__ = [
     "FactoredMatrix",
     "Hook",
     "HookPoint",
+    "KvCache",
     "Plan",
     "__version__",
     "errors",
