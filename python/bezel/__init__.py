@@ -19,6 +19,7 @@ from bezel.hooks import Hook
 from bezel.kv_cache import KvCache
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
+from bezel.sae import SAE, SAEConfig
 
 __all__ = [
     "ActivationCache",
@@ -29,6 +30,8 @@ __all__ = [
     "HookPoint",
     "KvCache",
     "Plan",
+    "SAE",
+    "SAEConfig",
     "__version__",
     "errors",
     "hook_points",

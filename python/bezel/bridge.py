@@ -8,17 +8,17 @@ import torch
 
 from bezel import _C, loading
 from bezel.errors import ArgumentError
-from bezel.generating import Generating
 from bezel.model import PathName
+from bezel.sae_runs import SaeRuns
 
 
-class Bridge(Generating):
+class Bridge(SaeRuns):
     """A Gemma 4 model whose every inner value has a name.
 
     Runs do not change it: calls from several threads do not see each other. What outlives a call
     is asked for by name: hooks that stand (`add_hook`), and weights that are trained. Its parts:
     model.py (what it holds), weights.py, tokens.py (text), standing_hooks.py, running.py (runs),
-    generating.py.
+    generating.py, sae_runs.py (sparse autoencoders).
 
     Attributes:
         cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
