@@ -10,13 +10,13 @@
 namespace bezel::bridge {
 
 struct Sampling {
-  bool samples = false;               // false: the likeliest token
-  double temperature = 1.0;           // of what is sampled
-  std::optional<std::int64_t> top_k;  // sample among the k likeliest tokens
-  std::optional<double> top_p;        // … among the likeliest that together have this probability
-  double repetition_penalty = 1.0;    // logits of seen tokens: / it above zero, * it below
-  double frequency_penalty = 0.0;     // logits of seen tokens: - it for each time seen
-  std::optional<std::uint64_t> seed;  // nullopt: torch's own generator
+  bool samples = false;                 // false: the likeliest token
+  double temperature = 1.0;             // of what is sampled
+  std::optional<std::int64_t> top_k{};  // sample among the k likeliest tokens
+  std::optional<double> top_p{};    // … among the likeliest that together have this probability
+  double repetition_penalty = 1.0;  // logits of seen tokens: / it above zero, * it below
+  double frequency_penalty = 0.0;   // logits of seen tokens: - it for each time seen
+  std::optional<std::uint64_t> seed{};  // nullopt: torch's own generator
 };
 
 /// Throws ArgumentError for a value outside its range.

@@ -153,6 +153,20 @@ def wanted_positions(n_pos: int) -> torch.Tensor:
     )
 
 
+def test_what_stands_behind_the_end_of_a_row_is_padding_to_hooks(lab: Lab) -> None:
+    bridge, seen = lab.bridge("e2b"), []
+    eos = int(generated(bridge)[0, N_PROMPT + 3])
+    with bridge.hooks([("hook_embed", lambda value, hook: seen.append(hook.positions[:, -1:]))]):
+        tokens = generated(bridge, stop_at_eos=True, eos_token_id=eos)
+    positions = torch.cat(seen, 1)
+    for row, length in enumerate(LENGTHS):
+        new = tokens[row, N_PROMPT:].tolist()
+        n_open = new.index(eos) + 1 if eos in new else len(new)
+        want = [length - 1 + i if i <= n_open else -1 for i in range(len(new))]
+        assert positions[row].tolist() == want
+    assert (positions == -1).any()
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_hooks_are_told_step_and_absolute_positions(lab: Lab, cached: bool) -> None:
     seen = sites(lab.bridge("e2b"), ["hook_embed", "hook_logits"], use_past_kv_cache=cached)
