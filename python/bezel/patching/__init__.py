@@ -4,6 +4,9 @@
 >>> heads = get_act_patch_attn_head_out_all_pos(b, corrupted, cache, metric)  # [layer head]
 """
 
+from bezel.patching.ablation import ablated, ablation_patch
+from bezel.patching.attribution import attribution_patch
+from bezel.patching.edges import EdgeScores, edge_attribution
 from bezel.patching.every import (
     get_act_patch_attn_head_all_pos_every,
     get_act_patch_attn_head_by_pos_every,
@@ -38,6 +41,7 @@ from bezel.patching.named import (
     get_act_patch_resid_pre,
     get_act_patch_router_logits,
 )
+from bezel.patching.paths import path_patch
 from bezel.patching.result import PatchingResult
 from bezel.patching.setters import (
     along,
@@ -51,8 +55,13 @@ from bezel.patching.setters import (
 from bezel.patching.sweep import generic_activation_patch
 
 __all__ = [
+    "EdgeScores",
     "PatchingResult",
+    "ablated",
+    "ablation_patch",
     "along",
+    "attribution_patch",
+    "edge_attribution",
     "generic_activation_patch",
     "get_act_patch_attn_head_all_pos_every",
     "get_act_patch_attn_head_by_pos_every",
@@ -90,4 +99,5 @@ __all__ = [
     "layer_head_vector_patch_setter",
     "layer_pos_head_vector_patch_setter",
     "layer_pos_patch_setter",
+    "path_patch",
 ]
