@@ -58,7 +58,7 @@ def attribution_patch(
         ...     b, "Of 7 and 4 , the larger is", clean, lambda logits: logits[0, -1, 9],
         ...     "blocks.*.attn.hook_z")
         >>> scores["blocks.3.attn.hook_z"].shape
-        torch.Size([1, 8, 4])
+        torch.Size([1, 9, 4])
     """
     clean_values = values_of(model, clean, names_filter, **arguments)
     names = [name for name, value in clean_values.items() if value.is_floating_point()]

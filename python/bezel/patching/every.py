@@ -44,7 +44,7 @@ def get_act_patch_block_every(
         >>> _, cache = b.run_with_cache("Of 7 and 22 , the larger is")
         >>> metric = lambda logits: logits[0, -1, 5]
         >>> get_act_patch_block_every(b, "Of 7 and 4 , the larger is", cache, metric).shape
-        torch.Size([3, 10, 8])
+        torch.Size([3, 10, 9])
     """
     return torch.stack(
         [

@@ -28,6 +28,7 @@ def along(*dims: int) -> PatchSetter:
     def set_patch(
         corrupted: torch.Tensor, index: Sequence[int], clean: torch.Tensor
     ) -> torch.Tensor:
+        """Writes the clean value at the index into the corrupted one."""
         if len(index) != 1 + len(dims):
             raise ArgumentError(f"index is {list(index)}; wanted [layer, {len(dims)} more]")
         if clean.shape[1:] != corrupted.shape[1:]:
