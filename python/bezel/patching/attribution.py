@@ -96,8 +96,9 @@ def values_of(
             raise ArgumentError(f'the clean cache has no "{missing[0]}"; record it, or give tokens')
         is_bare = isinstance(run, ActivationCache) and not run.has_batch_dim
         return {name: run[name].unsqueeze(0) if is_bare else run[name] for name in chosen}
+    asked = cast(ForwardArguments, {**arguments, "return_type": None})  # no head for nothing
     with torch.no_grad():
-        _, cache = model.run_with_cache(run, names_filter, **cast(ForwardArguments, arguments))
+        _, cache = model.run_with_cache(run, names_filter, **asked)
     return dict(cache.items())
 
 
