@@ -22,6 +22,7 @@ from bezel.plan import Plan
 from bezel.sae import SAE, SAEConfig
 
 __all__ = [
+    "SAE",
     "ActivationCache",
     "Bridge",
     "Error",
@@ -30,7 +31,6 @@ __all__ = [
     "HookPoint",
     "KvCache",
     "Plan",
-    "SAE",
     "SAEConfig",
     "__version__",
     "errors",

@@ -139,7 +139,8 @@ class SaeRuns(Generating):
             input: As in `forward`.
             saes: One or several; each must be reached by the run.
             reset_saes_end: False lets them stay attached (not when the run raises).
-            use_error_term: As in `add_sae`; then the result is that of the plain run, bit for bit.
+            use_error_term: As in `add_sae`; then the result is that of the plain run: bit for bit,
+                except where an SAE inside attention or the experts keeps a fused kernel away.
             **arguments: As in `forward`.
 
         Returns:
