@@ -165,7 +165,9 @@ def test_penalties_are_those_of_a_slow_loop(lab: Lab, repetition: float, frequen
     """Over prompt and new tokens, with padding left out."""
     bridge, lengths = lab.bridge("e2b"), (9, 4)
     mask = (torch.arange(9).flip(0) < torch.tensor(lengths)[:, None]).long()
-    tokens = fixtures.tokens(9).masked_fill(mask == 0, 0)
+    tokens = fixtures.tokens(9)
+    likely = int(bridge.generate(tokens[1:, -4:], 1, stop_at_eos=False)[0, -1])
+    tokens = tokens.masked_fill(mask == 0, likely)  # were padding seen, this one would lose
     got = bridge.generate(
         tokens, 25, attention_mask=mask, stop_at_eos=False,
         repetition_penalty=repetition, freq_penalty=frequency,
