@@ -70,6 +70,9 @@ def bench_attribution(title: str, sizes: dict[str, Any], n_tokens: int, seconds:
             "attribution, stream values": lambda: attribution_patch(
                 b, corrupted, clean, metric, STREAM
             ),
+            "the same, last position's logits only": lambda: attribution_patch(
+                b, corrupted, clean, metric, STREAM, logits_to_keep=1
+            ),
             "attribution, all names": lambda: attribution_patch(b, corrupted, clean, metric),
         },
         seconds,
