@@ -11,7 +11,7 @@ import torch
 
 import bezel
 from bezel.errors import ArgumentError
-from support import fixtures, tokenizers
+from support import fixtures, small_tokenizers
 from support.lab import Lab
 
 NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
@@ -29,13 +29,13 @@ def nano() -> Any:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with room for the byte-level tokenizer's vocabulary."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixtures, "VOCAB", tokenizers.VOCAB)
+        patch.setattr(fixtures, "VOCAB", small_tokenizers.VOCAB)
         return fixtures.make("nosoftcap", tmp_path_factory.mktemp("wide"))
 
 
 def load(checkpoint: Path, folder: Path, tokenizer: Any = None, **config: Any) -> Any:
-    made = tokenizers.with_tokenizer(
-        checkpoint, folder / "model", tokenizer or tokenizers.byte_level(), **config
+    made = small_tokenizers.with_tokenizer(
+        checkpoint, folder / "model", tokenizer or small_tokenizers.byte_level(), **config
     )
     return bezel.Bridge.from_pretrained(made, dtype=torch.float32)
 
@@ -43,12 +43,12 @@ def load(checkpoint: Path, folder: Path, tokenizer: Any = None, **config: Any) -
 @pytest.fixture(scope="module")
 def bridge(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("bytes")
-    return load(checkpoint, folder, chat_template=tokenizers.CHAT_TEMPLATE)
+    return load(checkpoint, folder, chat_template=small_tokenizers.CHAT_TEMPLATE)
 
 
 def raw(text: str) -> list[int]:
     """The ids by the tokenizers library alone."""
-    return list(tokenizers.byte_level().encode(text, add_special_tokens=False).ids)
+    return list(small_tokenizers.byte_level().encode(text, add_special_tokens=False).ids)
 
 
 TEXTS = ["the cat", " the cat", "hat", GREEK, "<bos>the cat", "日本 🙂", "a\nb", "<turn>x<eos>"]
@@ -69,7 +69,7 @@ def test_a_tokenizer_that_adds_bos_itself_adds_no_second_one(
 ) -> None:
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = tokenizers.byte_level()
+    tokenizer = small_tokenizers.byte_level()
     if adds_bos:
         tokenizer.post_processor = TemplateProcessing(
             "<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
@@ -111,7 +111,7 @@ TRUNCATING = [
 def test_nothing_is_cut_and_nothing_padded_whatever_the_files_set(
     checkpoint: Path, tmp_path: Path, config: dict[str, Any], in_file: bool
 ) -> None:
-    tokenizer, text = tokenizers.byte_level(), "the cat sat on the mat" * 40
+    tokenizer, text = small_tokenizers.byte_level(), "the cat sat on the mat" * 40
     want = [BOS, *raw(text)]
     if in_file:
         tokenizer.enable_truncation(4)
