@@ -60,6 +60,7 @@ std::shared_ptr<hooks::ActivationCache> joined(
   for (const auto& [name, first] : steps.front()->items()) {
     const HookPoint& point = inventory.resolve(name).point();
     std::vector<at::Tensor> values;
+    values.reserve(steps.size());
     for (const auto& step : steps) values.push_back(step->at(name));
     const auto keys = dim_of(point, Axis::kKPos);
     if (keys && dim_of(point, Axis::kQPos)) {
