@@ -24,7 +24,7 @@ struct Input {
   at::Tensor embeddings{};
   /// [batch pos], 0 at padding; undefined: padding ids at the ends of rows are padding.
   at::Tensor attention_mask{};
-  at::Tensor position_ids{};    // [batch|1 pos] int64; undefined: counted from the mask
+  at::Tensor position_ids{};  // [batch|1 pos] int64; undefined: counted from the mask
   /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: text.
   at::Tensor token_types{};
   std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
