@@ -2,8 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
 #include <string>
+
+#include "bezel/bridge/ops/dtype.h"
 
 namespace bezel::bridge {
 namespace {
@@ -16,12 +17,6 @@ std::optional<std::int64_t> dim_of(const HookPoint& point, Axis axis) {
     if (point.axes[i] == axis) return static_cast<std::int64_t>(i);
   }
   return std::nullopt;
-}
-
-double lowest(at::ScalarType type) {
-  if (type == at::kDouble) return std::numeric_limits<double>::lowest();
-  if (type == at::kBFloat16) return static_cast<float>(std::numeric_limits<at::BFloat16>::lowest());
-  return std::numeric_limits<float>::lowest();
 }
 
 // values [batch head q_pos k_pos] of steps that follow each other; a step's keys are the last ones
@@ -65,7 +60,7 @@ std::shared_ptr<hooks::ActivationCache> joined(
     const auto keys = dim_of(point, Axis::kKPos);
     if (keys && dim_of(point, Axis::kQPos)) {
       const bool scores = point.name == "attn.hook_attn_scores";
-      all->put(name, join_over_keys(values, scores ? lowest(first.scalar_type()) : 0.0));
+      all->put(name, join_over_keys(values, scores ? ops::lowest(first.scalar_type()) : 0.0));
     } else if (keys) {
       all->put(name, join_own_keys(values, n_new));
     } else {

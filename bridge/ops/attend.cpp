@@ -2,10 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
 #include <optional>
 #include <utility>
 
+#include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/fused.h"
 
 namespace bezel::ops {
@@ -48,12 +48,6 @@ at::Tensor pattern_of(at::Tensor dots, const Mask& mask, Path path, hooks::Tap t
   }
   const auto scores = tap("attn.hook_attn_scores", dots + mask.additive);
   return tap("attn.hook_pattern", at::softmax(scores, -1));
-}
-
-double lowest(at::ScalarType type) {
-  if (type == at::kDouble) return std::numeric_limits<double>::lowest();
-  if (type == at::kBFloat16) return static_cast<float>(std::numeric_limits<at::BFloat16>::lowest());
-  return std::numeric_limits<float>::lowest();
 }
 
 }  // namespace
