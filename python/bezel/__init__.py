@@ -1,9 +1,10 @@
 """bezel runs Gemma 4 so that every value inside it can be seen, changed and differentiated.
 
 >>> import bezel
->>> b = bezel.Bridge.from_pretrained("google/gemma-4-E2B-it")
->>> logits, cache = b.run_with_cache("The capital of France is")
->>> cache["blocks.3.attn.hook_pattern"]          # [batch head q_pos k_pos]
+>>> b = bezel.Bridge.from_pretrained("tests/data/nano")  # or "google/gemma-4-E2B-it"
+>>> logits, cache = b.run_with_cache("As Emma knows , the capital of France is")
+>>> cache["blocks.3.attn.hook_pattern"].shape  # [batch head q_pos k_pos]
+torch.Size([1, 4, 10, 10])
 """
 
 # torch first: the core's library is linked against the libraries that torch loads.

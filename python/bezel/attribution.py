@@ -55,7 +55,10 @@ class Attribution(CachedValues):
 
         Example:
             >>> stack = cache.decompose_resid(pos_slice=-1)
-            >>> cache.apply_ln_to_stack(stack, pos_slice=-1).sum(0)  # ln_final's output there
+            >>> parts = cache.apply_ln_to_stack(stack, pos_slice=-1)
+            >>> normed = cache["ln_final.hook_normalized"][:, -1] * b.w_ln_final
+            >>> torch.allclose(parts.sum(0), normed, atol=1e-4)
+            True
         """
         index = layer_index(self, layer, mlp_input)
         rows, positions = Cut(batch_slice, "batch_slice"), Cut(pos_slice)
@@ -109,7 +112,9 @@ class Attribution(CachedValues):
 
         Example:
             >>> parts, labels = cache.decompose_resid(pos_slice=-1, return_labels=True)
-            >>> cache.logit_attrs(parts, " Paris", " Rome", pos_slice=-1)  # [part batch]
+            >>> scores = cache.logit_attrs(parts, " Paris", " Rome", pos_slice=-1)  # [part batch]
+            >>> labels[int(scores.argmax())]
+            '9_mlp_out'
         """
         ids = self._token_ids(tokens)
         weights = Weights(model_of(self)).unembed()

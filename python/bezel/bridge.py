@@ -23,6 +23,12 @@ class Bridge(SaeRuns):
     Attributes:
         cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
         tokenizer: transformers' tokenizer, or None; token ids always work.
+
+    Example:
+        >>> b = bezel.Bridge.from_pretrained("tests/data/nano")
+        >>> logits, cache = b.run_with_cache("As Emma knows , the capital of France is")
+        >>> b.to_string(logits[0, -1].argmax())
+        'Paris'
     """
 
     @classmethod

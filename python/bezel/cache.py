@@ -27,6 +27,11 @@ class ActivationCache(FullDecomposition):
         model: The Bridge that made the values: decompositions read its weights. None where the
             cache was loaded without one; set it to None to let the model go.
         has_batch_dim: False where the batch axis was removed.
+
+    Example:
+        >>> _, cache = b.run_with_cache("As Emma knows , the capital of France is")
+        >>> cache["pattern", 3].shape  # [batch head q_pos k_pos]
+        torch.Size([1, 4, 10, 10])
     """
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -64,7 +69,10 @@ class ActivationCache(FullDecomposition):
             ModelMismatchError: The values cannot be this model's.
 
         Example:
-            >>> cache = bezel.ActivationCache.load("run.h5", model=b)
+            >>> cache.save("run.h5")
+            >>> again = bezel.ActivationCache.load("run.h5", model=b)
+            >>> torch.equal(again["z", 3], cache["z", 3])
+            True
         """
         reader = _module("cache_reader")
         loaded = reader.load(Path(path))

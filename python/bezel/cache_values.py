@@ -100,7 +100,12 @@ class CachedValues(Mapping[str, torch.Tensor]):
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """A cache with every value on this device and the floating ones in this dtype."""
+        """A cache with every value on this device and the floating ones in this dtype.
+
+        Example:
+            >>> cache.to(dtype=torch.bfloat16)["z", 3].dtype
+            torch.bfloat16
+        """
         moved = _C.ActivationCache()
         for name, value in self._values.items():
             moved.put(
@@ -110,7 +115,12 @@ class CachedValues(Mapping[str, torch.Tensor]):
         return self._with(moved, self.has_batch_dim)
 
     def remove_batch_dim(self) -> Self:
-        """A cache without the batch axis. Raises ArgumentError when the batch has several rows."""
+        """A cache without the batch axis. Raises ArgumentError when the batch has several rows.
+
+        Example:
+            >>> cache.remove_batch_dim()["z", 3].shape  # [pos head d_head]
+            torch.Size([10, 4, 32])
+        """
         for name, value in self._values.items():
             if is_batched(name) and value.shape[0] != 1:
                 raise ArgumentError(
@@ -134,7 +144,8 @@ class CachedValues(Mapping[str, torch.Tensor]):
             ArgumentError: When this cache has no batch axis, or the rows do not exist.
 
         Example:
-            >>> first = cache.apply_slice_to_batch_dim(0)
+            >>> cache.apply_slice_to_batch_dim(0)["z", 3].shape  # [pos head d_head]
+            torch.Size([10, 4, 32])
         """
         cut = Cut(batch_slice, "batch_slice")
         if not self.has_batch_dim and not cut.keeps_all:
@@ -146,7 +157,13 @@ class CachedValues(Mapping[str, torch.Tensor]):
         return self._with(rows, self.has_batch_dim and not cut.drops_axis)
 
     def toggle_autodiff(self, mode: bool = False) -> None:
-        """Switches torch's gradients off (or on) for the whole thread: `torch.set_grad_enabled`."""
+        """Switches torch's gradients off (or on) for the whole thread: `torch.set_grad_enabled`.
+
+        Example:
+            >>> cache.toggle_autodiff(mode=True)
+            >>> torch.is_grad_enabled()
+            True
+        """
         torch.set_grad_enabled(mode)
 
     def __repr__(self) -> str:

@@ -78,7 +78,9 @@ class Decomposition(Attribution):
 
         Example:
             >>> streams, labels = cache.accumulated_resid(apply_ln=True, return_labels=True)
-            >>> streams[:, 0, -1]  # [stream d_model]: unembed each for its guess of the next token
+            >>> guesses = (streams[:, 0, -1] @ b.W_U).argmax(-1)  # of the next token
+            >>> labels[-1], b.to_string(guesses[-1])
+            ('final_post', 'Paris')
         """
         index = layer_index(self, layer, mlp_input)
         names, labels = [], []
@@ -135,7 +137,8 @@ class Decomposition(Attribution):
 
         Example:
             >>> parts, labels = cache.decompose_resid(return_labels=True)
-            >>> parts.sum(0)  # = cache["resid_post", -1]
+            >>> torch.allclose(parts.sum(0), cache["resid_post", -1], atol=1e-4)
+            True
         """
         index = layer_index(self, layer, mlp_input)
         stack, labels = self._decomposed(index, mlp_input, mode, Cut(pos_slice), incl_embeds)
@@ -161,7 +164,8 @@ class Decomposition(Attribution):
             ArgumentError: The shapes differ between blocks (d_head, d_mlp).
 
         Example:
-            >>> cache.stack_activation("attn_out")  # [layer batch pos d_model]
+            >>> cache.stack_activation("attn_out").shape  # [layer batch pos d_model]
+            torch.Size([10, 1, 10, 96])
         """
         index = layer_index(self, layer)
         if index == 0:

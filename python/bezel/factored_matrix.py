@@ -22,7 +22,11 @@ class FactoredMatrix:
         shape: Of the product, [... ldim rdim]; leading axes are broadcast.
 
     Example:
-        >>> b.OV[3][0].S            # singular values of head 0 of block 3
+        >>> matrix = b.OV[3][0]  # of head 0 of block 3
+        >>> matrix
+        FactoredMatrix([96, 96], inner 32)
+        >>> matrix.S.shape  # its singular values
+        torch.Size([32])
     """
 
     def __init__(self, A: torch.Tensor, B: torch.Tensor) -> None:  # noqa: N803
@@ -76,7 +80,12 @@ class FactoredMatrix:
         return values
 
     def norm(self) -> torch.Tensor:
-        """The product's Frobenius norm [...]."""
+        """The product's Frobenius norm [...].
+
+        Example:
+            >>> torch.allclose(b.OV[3].norm(), b.OV[3].AB.norm(dim=(-2, -1)))
+            True
+        """
         _, core, _ = self._between_rotations
         norm: torch.Tensor = torch.linalg.matrix_norm(core)
         return norm
@@ -87,6 +96,11 @@ class FactoredMatrix:
         Returns:
             (U [... ldim k], S [... k] falling, V [... rdim k]), k the least of ldim, mdim and rdim.
             The third is V, as in TransformerLens: the product is U @ S.diag() @ V.mT.
+
+        Example:
+            >>> u, s, v = b.OV[3][0].svd()
+            >>> torch.allclose(u @ s.diag() @ v.mT, b.OV[3][0].AB, atol=1e-5)
+            True
         """
         return self._svd
 
@@ -111,25 +125,51 @@ class FactoredMatrix:
         raise AttributeError("Vh has two meanings: take V (TransformerLens's Vh), or V.mT")
 
     def make_even(self) -> FactoredMatrix:
-        """The same product of factors whose singular values are the roots of its own."""
+        """The same product of factors whose singular values are the roots of its own.
+
+        Example:
+            >>> even = b.OV[3][0].make_even()
+            >>> torch.allclose(even.A.norm(), even.B.norm())
+            True
+        """
         root = self.S.sqrt()
         return FactoredMatrix(self.U * root.unsqueeze(-2), root.unsqueeze(-1) * self.V.mT)
 
     def collapse_l(self) -> torch.Tensor:
-        """The product without its left rotation: S.diag() @ V.mT [... k rdim]."""
+        """The product without its left rotation: S.diag() @ V.mT [... k rdim].
+
+        Example:
+            >>> b.OV[3][0].collapse_l().shape
+            torch.Size([32, 96])
+        """
         return self.S.unsqueeze(-1) * self.V.mT
 
     def collapse_r(self) -> torch.Tensor:
-        """The product without its right rotation: U @ S.diag() [... ldim k]."""
+        """The product without its right rotation: U @ S.diag() [... ldim k].
+
+        Example:
+            >>> b.OV[3][0].collapse_r().shape
+            torch.Size([96, 32])
+        """
         return self.U * self.S.unsqueeze(-2)
 
     def get_corner(self, k: int = 3) -> torch.Tensor:
-        """The first k entries of the product along every axis."""
+        """The first k entries of the product along every axis.
+
+        Example:
+            >>> b.OV[3][0].get_corner(2).shape
+            torch.Size([2, 2])
+        """
         leading = (slice(k),) * (self.ndim - 2)
         return self.A[(*leading, slice(k))] @ self.B[(*leading, slice(None), slice(k))]
 
     def unsqueeze(self, k: int) -> FactoredMatrix:
-        """With an axis of length 1 at k, which must come before the matrix's two axes."""
+        """With an axis of length 1 at k, which must come before the matrix's two axes.
+
+        Example:
+            >>> b.OV[3].unsqueeze(0).shape
+            torch.Size([1, 4, 96, 96])
+        """
         before_rows = self.ndim - 2
         if not (0 <= k <= before_rows or -self.ndim - 1 <= k <= -3):
             raise ArgumentError(

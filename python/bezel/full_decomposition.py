@@ -56,7 +56,8 @@ class FullDecomposition(NeuronStacks):
             >>> parts, labels = cache.get_full_resid_decomposition(
             ...     expand_neurons=False, return_labels=True
             ... )
-            >>> parts.sum(0)  # = cache["resid_post", -1]
+            >>> torch.allclose(parts.sum(0), cache["resid_post", -1], atol=1e-4)
+            True
         """
         index, positions = layer_index(self, layer, mlp_input), Cut(pos_slice)
         self._need_all(index, mlp_input, expand_neurons)

@@ -91,7 +91,8 @@ class Generating(Running):
                 tokenizer where there is none.
 
         Example:
-            >>> b.generate("A and B went to the shop ,", max_new_tokens=8)
+            >>> b.generate("As Emma knows , the capital of France is", max_new_tokens=2)
+            'As Emma knows , the capital of France is Paris .'
         """
         if return_type not in ("input", "str", "tokens"):
             raise ArgumentError(
@@ -130,8 +131,10 @@ class Generating(Running):
             **arguments: As in `generate`.
 
         Example:
-            >>> for tokens in b.generate_stream("A and B went to the shop ,"):
-            ...     print(b.to_string(tokens), end=" ")
+            >>> for tokens in b.generate_stream("As Emma knows , the capital of France is", 2):
+            ...     print(b.to_string(tokens))
+            Paris
+            .
         """
         options = _options(max_new_tokens, arguments)
         generation = self._begin(input, _C.Request(), options, arguments)

@@ -24,7 +24,8 @@ class HeadStacks(Decomposition):
 
         Example:
             >>> cache.compute_head_results()
-            >>> cache["result", 3]  # [batch pos head d_model]
+            >>> cache["result", 3].shape  # [batch pos head d_model]
+            torch.Size([1, 10, 4, 96])
         """
         blocks = [f"blocks.{i}.attn." for i in range(self.n_layers)]
         lacking = {i: at for i, at in enumerate(blocks) if at + "hook_result" not in self}
@@ -66,7 +67,9 @@ class HeadStacks(Decomposition):
 
         Example:
             >>> heads, labels = cache.stack_head_results(pos_slice=-1, return_labels=True)
-            >>> cache.logit_attrs(heads, " Paris", pos_slice=-1)  # [head batch]
+            >>> scores = cache.logit_attrs(heads, " Paris", pos_slice=-1)  # [head batch]
+            >>> labels[int(scores.argmax())]
+            'L7H1'
         """
         index, positions = layer_index(self, layer), Cut(pos_slice)
         stream = stream_name(self, index)

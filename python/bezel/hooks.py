@@ -28,6 +28,12 @@ class Hook:
         step: The step of a generation, 0 in a plain run.
         positions: [batch pos] int64, absolute token positions, -1 at padding.
         key_positions: [batch k_pos] int64, the same for the keys.
+
+    Example:
+        >>> def show(value, hook):
+        ...     print(hook, hook.positions.tolist())
+        >>> logits = b.run_with_hooks("Emma knows", fwd_hooks=[("blocks.3.attn.hook_z", show)])
+        Hook('blocks.3.attn.hook_z', dir='fwd', step=0) [[0, 1, 2]]
     """
 
     __slots__ = ("_layer", "ctx", "dir", "key_positions", "name", "positions", "step")
@@ -42,7 +48,15 @@ class Hook:
         self._layer = site.layer
 
     def layer(self) -> int:
-        """The block of this value. Raises ArgumentError for a value of the model."""
+        """The block of this value. Raises ArgumentError for a value of the model.
+
+        Example:
+            >>> layers = []
+            >>> note = lambda value, hook: layers.append(hook.layer())
+            >>> logits = b.run_with_hooks("Emma knows", fwd_hooks=[("blocks.*.attn.hook_z", note)])
+            >>> layers
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        """
         if self._layer is None:
             raise ArgumentError(f'"{self.name}" belongs to the model and has no layer')
         return self._layer

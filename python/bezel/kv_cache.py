@@ -19,9 +19,12 @@ class KvCache:
         model: The Bridge that will run. A cache serves that model alone.
 
     Example:
+        >>> tokens = b.to_tokens("As Emma knows , the capital of France is")
         >>> kv_cache = bezel.KvCache(b)
-        >>> b(tokens[:, :-1], kv_cache=kv_cache)
+        >>> b(tokens[:, :-1], return_type=None, kv_cache=kv_cache)
         >>> logits = b(tokens[:, -1:], kv_cache=kv_cache)
+        >>> kv_cache
+        KvCache(n_seen=10)
     """
 
     def __init__(self, model: Model) -> None:

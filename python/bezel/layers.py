@@ -79,7 +79,8 @@ class Layer:
     """One block's weights: views, so that a write changes the model.
 
     Example:
-        >>> b.blocks[3].attn.W_Q           # [head d_model d_head]
+        >>> b.blocks[3].attn.W_Q.shape  # [head d_model d_head]
+        torch.Size([4, 96, 32])
     """
 
     def __init__(self, slots: Slots, spec: _C.ModelSpec, index: int) -> None:

@@ -58,7 +58,12 @@ class Model:
         return self._core.named_weights()
 
     def hook_points(self) -> list[HookPoint]:
-        """Every named value of this model, in the order in which a run computes them."""
+        """Every named value of this model, in the order in which a run computes them.
+
+        Example:
+            >>> b.hook_points()[0].name
+            'hook_tokens'
+        """
         return points_of(self._core)
 
     def __repr__(self) -> str:

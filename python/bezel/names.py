@@ -9,7 +9,13 @@ from bezel import _C
 
 
 class HookPoint(NamedTuple):
-    """One named value of one model."""
+    """One named value of one model.
+
+    Example:
+        >>> point = next(p for p in b.hook_points() if p.name == "blocks.3.attn.hook_z")
+        >>> point.axes, point.shape
+        (('batch', 'pos', 'head', 'd_head'), (None, None, 4, 32))
+    """
 
     name: str
     axes: tuple[str, ...]
@@ -133,5 +139,10 @@ def table_text(like: str = "") -> str:
 
 
 def hook_points(like: str = "") -> None:
-    """Prints the table of names; `like` keeps the rows that contain it."""
+    """Prints the table of names; `like` keeps the rows that contain it.
+
+    Example:
+        >>> bezel.hook_points("hook_unembed")  # doctest: +NORMALIZE_WHITESPACE
+        hook_unembed [batch pos d_vocab] model logits before the final softcap
+    """
     print(table_text(like))

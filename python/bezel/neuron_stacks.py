@@ -55,7 +55,8 @@ class NeuronStacks(HeadStacks):
             DecompositionError: A hook changed a value between the neurons and hook_mlp_out.
 
         Example:
-            >>> cache.get_neuron_results(3, neuron_slice=[7, 9], pos_slice=-1)  # [batch 2 d_model]
+            >>> cache.get_neuron_results(3, neuron_slice=[7, 9], pos_slice=-1).shape
+            torch.Size([1, 2, 96])
         """
         if not 0 <= layer < self.n_layers:
             raise ArgumentError(f"layer is {layer!r}; wanted 0 to {self.n_layers - 1}")
@@ -100,8 +101,10 @@ class NeuronStacks(HeadStacks):
             DecompositionError: A hook changed a value between the neurons and the stream.
 
         Example:
-            >>> direction = torch.randn(b.cfg.d_model)
-            >>> cache.stack_neuron_results(-1, project_output_onto=direction)  # [neuron batch pos]
+            >>> direction = b.tokens_to_residual_directions("Paris")
+            >>> neurons = cache.stack_neuron_results(-1, project_output_onto=direction)
+            >>> neurons.shape  # [neuron batch pos]
+            torch.Size([2688, 1, 10])
         """
         index, positions = layer_index(self, layer, mlp_input), Cut(pos_slice)
         stream = stream_name(self, index, mlp_input)

@@ -19,7 +19,13 @@ class PlannedValue(NamedTuple):
 
 
 class Plan:
-    """The values that a run would keep, and their bytes. Prints as a table."""
+    """The values that a run would keep, and their bytes. Prints as a table.
+
+    Example:
+        >>> plan = b.plan((1, 9), "blocks.*.hook_resid_post")
+        >>> len(plan.values), plan.cache_bytes
+        (10, 34560)
+    """
 
     def __init__(self, core: _C.Plan) -> None:
         self.values = [

@@ -14,7 +14,12 @@ from bezel.running import Running
 
 
 class AnswerRank(NamedTuple):
-    """One token of an answer: 0 is the likeliest of all."""
+    """One token of an answer; a rank of 0 is the likeliest of all.
+
+    Example:
+        >>> AnswerRank("Hugo", rank=0, logit=15.4, probability=0.99).rank
+        0
+    """
 
     token: str
     rank: int
@@ -47,7 +52,10 @@ def test_prompt(  # noqa: PLR0913  TransformerLens's signature
         Of one answer, each of its tokens; of several, the first token of each.
 
     Example:
-        >>> bezel.utils.test_prompt("When Hugo and Mary went , Mary gave a drink to", "Hugo", b)
+        >>> prompt = "When Hugo and Mary went , Mary gave a drink to"
+        >>> ranks = bezel.utils.test_prompt(prompt, "Hugo", b, print_details=False)
+        Rank: 0        Logit: 15.37 Prob: 99.97% Token: |Hugo|
+        Ranks of the answer tokens: [('Hugo', 0)]
     """
     answers = [answer] if isinstance(answer, str) else list(answer)
     if not answers or not all(isinstance(one, str) and one.strip() for one in answers):

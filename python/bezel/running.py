@@ -47,6 +47,11 @@ class Running(StandingHooks):
 
         Raises:
             ArgumentError: Which argument, what it is and what it should be.
+
+        Example:
+            >>> logits = b("As Emma knows , the capital of France is")
+            >>> b.to_string(logits[0, -1].argmax())
+            'Paris'
         """
         return self._run(input, _C.Request(), arguments).result
 
@@ -92,7 +97,9 @@ class Running(StandingHooks):
             CacheTooLargeError: Before the run, with cheaper choices.
 
         Example:
-            >>> logits, cache = b.run_with_cache("A and B", names_filter="blocks.*.attn.hook_z")
+            >>> logits, cache = b.run_with_cache("Emma knows", names_filter="blocks.*.attn.hook_z")
+            >>> cache["z", 3].shape  # [batch pos head d_head]
+            torch.Size([1, 3, 4, 32])
         """
         backward_at_once = incl_bwd and arguments.get("return_type") == "loss"
         if incl_bwd and not backward_at_once and not return_cache_object:
@@ -155,7 +162,9 @@ class Running(StandingHooks):
             >>> def zero_head_2(z, hook):
             ...     z[:, :, 2] = 0
             >>> hooks = [("blocks.3.attn.hook_z", zero_head_2)]
-            >>> logits = b.run_with_hooks("A and B", fwd_hooks=hooks)
+            >>> logits = b.run_with_hooks("Emma knows", fwd_hooks=hooks)
+            >>> torch.equal(logits, b("Emma knows"))
+            False
         """
         contexts = Contexts() if reset_hooks_end else self._standing_contexts
         get_hooks = self._own if reset_hooks_end else self._resolved
@@ -183,6 +192,12 @@ class Running(StandingHooks):
             input_shape: (batch, pos).
             names_filter: As in `run_with_cache`.
             fwd_hooks: As in `run_with_hooks`.
+
+        Example:
+            >>> print(b.plan((1, 1024), "blocks.3.attn.hook_[qz]"))
+            blocks.3.attn.hook_q        0.50 MiB  float32   [1, 1024, 4, 32]
+            blocks.3.attn.hook_z        0.50 MiB  float32   [1, 1024, 4, 32]
+            2 values, 1.00 MiB in all
         """
         request = _C.Request()
         for chosen in selectors(names_filter):

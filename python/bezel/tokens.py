@@ -50,7 +50,8 @@ class Tokens(Weights):
             ArgumentError: Without a tokenizer, or for what is no text.
 
         Example:
-            >>> b.to_tokens("A and B")
+            >>> b.to_tokens("Emma knows")
+            tensor([[ 2, 37, 20]])
         """
         tokens = text.encode(input, self.tokenizer, self.cfg, prepend_bos, padding_side, truncate)[
             0
@@ -79,7 +80,11 @@ class Tokens(Weights):
             ArgumentError: Where there is no tokenizer or no template, or for other messages.
 
         Example:
-            >>> b.to_chat_tokens([{"role": "user", "content": "Who wrote Faust?"}])
+            >>> template = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
+            >>> b.tokenizer.chat_template = template  # the shipped model has none
+            >>> tokens = b.to_chat_tokens([{"role": "user", "content": "Emma knows"}])
+            >>> b.to_str_tokens(tokens)
+            ['<bos>', '<unk>', '<unk>', 'Emma', 'knows']
         """
         texts = text.chat_texts(self.tokenizer, messages, add_generation_prompt, template_arguments)
         return self.to_tokens(texts, padding_side=padding_side)
@@ -92,6 +97,10 @@ class Tokens(Weights):
 
         Returns:
             One text, or one for each row of [batch pos].
+
+        Example:
+            >>> b.to_string([37, 20])
+            'Emma knows'
         """
         ids = text.ids_of(tokens, self.cfg.d_vocab)
         tokenizer = text.wanted_tokenizer(self.tokenizer)
@@ -119,8 +128,8 @@ class Tokens(Weights):
             of a letter shows as "\N{REPLACEMENT CHARACTER}".
 
         Example:
-            >>> b.to_str_tokens("A and B")
-            ['<bos>', 'A', ' and', ' B']
+            >>> b.to_str_tokens("Emma knows")
+            ['<bos>', 'Emma', 'knows']
         """
         if isinstance(input, list) and input and not all(isinstance(one, int) for one in input):
             texts: list[Any] = input
@@ -136,6 +145,7 @@ class Tokens(Weights):
 
         Example:
             >>> b.to_single_token(" Paris")
+            177
         """
         if not isinstance(string, str):
             raise ArgumentError(f"to_single_token({string!r}); wanted a text")
@@ -184,6 +194,7 @@ class Tokens(Weights):
 
         Example:
             >>> b.get_token_position("Mary", "When Hugo and Mary went", mode="last")
+            4
         """
         if mode not in ("first", "last"):
             raise ArgumentError(f'mode is {mode!r}; wanted "first" or "last"')
@@ -209,6 +220,10 @@ class Tokens(Weights):
 
         Returns:
             [... d_model]; [d_model] for one token, whatever axes of length 1 it has.
+
+        Example:
+            >>> b.tokens_to_residual_directions(["Hugo", "Mary"]).shape
+            torch.Size([2, 96])
         """
         if isinstance(tokens, str):
             ids = torch.tensor(self.to_single_token(tokens))

@@ -1,19 +1,14 @@
-"""A notebook's habits: TransformerLens's names and arguments, and examples that run."""
+"""A notebook's habits: TransformerLens's names and arguments."""
 
 from __future__ import annotations
 
-import doctest
 import inspect
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
-import bezel
 from bezel import patching
 
-NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
 # transformer_lens 4.3, transformer_lens.patching; its direct paths are path_patch here.
 THEIRS = (
     "attn_head_all_pos_every", "attn_head_by_pos_every", "attn_head_k_all_pos",
@@ -30,10 +25,6 @@ ARGUMENTS = [
     "model", "corrupted_tokens", "clean_cache", "patching_metric", "patch_setter",
     "activation_name", "index_axis_names", "index_df", "return_index_df", "reduce", "baseline",
 ]  # fmt: skip
-WITH_EXAMPLES = (
-    "ablated", "ablation_patch", "attribution_patch", "edge_attribution",
-    "generic_activation_patch", "get_act_patch_block_every", "path_patch",
-)  # fmt: skip
 
 
 def test_their_names_are_here() -> None:
@@ -64,13 +55,3 @@ def test_their_setters_write_where_theirs_do() -> None:
         want[place] = 1
         got = getattr(patching, f"{name}_patch_setter")(old.clone(), index, clean)
         assert torch.equal(got, want), name
-
-
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_the_example_of_a_function_gives_what_it_shows(name: str) -> None:
-    known = {"b": bezel.Bridge.from_pretrained(str(NANO)), **vars(patching)}
-    test = doctest.DocTestParser().get_doctest(
-        inspect.getdoc(getattr(patching, name)) or "", known, name, None, None
-    )
-    assert test.examples
-    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0

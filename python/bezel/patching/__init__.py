@@ -1,7 +1,11 @@
 """Which values make the difference between two runs: patching, attribution, ablation.
 
 >>> from bezel.patching import get_act_patch_attn_head_out_all_pos
->>> heads = get_act_patch_attn_head_out_all_pos(b, corrupted, cache, metric)  # [layer head]
+>>> _, cache = b.run_with_cache("Of 7 and 22 , the larger is")
+>>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
+>>> heads = get_act_patch_attn_head_out_all_pos(b, "Of 7 and 4 , the larger is", cache, metric)
+>>> heads.shape  # [layer head]
+torch.Size([10, 4])
 """
 
 from bezel.patching.ablation import ablated, ablation_patch

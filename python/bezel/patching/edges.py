@@ -29,6 +29,11 @@ class EdgeScores:
         scores: [sender receiver], float64; NaN where no edge is.
         senders: Labels of the first axis.
         receivers: Labels of the second.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, float("nan")]], dtype=torch.float64)
+        >>> EdgeScores(scores, ["0_mlp_out"], ["1_attn_in", "0_attn_in"])["0_mlp_out", "1_attn_in"]
+        0.5
     """
 
     scores: torch.Tensor

@@ -84,6 +84,12 @@ def get_act_patch_attn_head_all_pos_every(
     Returns:
         [value layer head], values in the order above. For k and v, heads are key/value heads: NaN
         behind the last of them, and in layers that share keys and values.
+
+    Example:
+        >>> _, cache = b.run_with_cache("Of 7 and 22")
+        >>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
+        >>> get_act_patch_attn_head_all_pos_every(b, "Of 7 and 4", cache, metric).shape
+        torch.Size([5, 10, 4])
     """
     sweeps = (
         named.get_act_patch_attn_head_out_all_pos,
@@ -115,6 +121,12 @@ def get_act_patch_attn_head_by_pos_every(
     Returns:
         [value layer pos head], values in the order above; NaN as in the sweep of all positions. The
         position of a pattern is its q_pos.
+
+    Example:
+        >>> _, cache = b.run_with_cache("Of 7 and 22")
+        >>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
+        >>> get_act_patch_attn_head_by_pos_every(b, "Of 7 and 4", cache, metric).shape
+        torch.Size([5, 10, 5, 4])
     """
     sweeps = (
         named.get_act_patch_attn_head_out_by_pos,

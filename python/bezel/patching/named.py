@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 NamedSweep: TypeAlias = Callable[..., SweepResult]
 
+_EXAMPLE = """
+    Example:
+        >>> _, cache = b.run_with_cache("Of 7 and 22")
+        >>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
+        >>> get_act_patch_{name}(b, "Of 7 and 4", cache, metric).ndim
+        {n_axes}
+"""
+
 _DOC = """Patches {what}, one {cell} at a time; see `generic_activation_patch`.
 
     Args:
@@ -26,7 +34,7 @@ _DOC = """Patches {what}, one {cell} at a time; see `generic_activation_patch`.
 
     Returns:
         [{axes}]; NaN where a layer has no such value{ragged}.
-    """
+{example}    """
 
 
 def _named(name: str, what: str, activation: str, axes: tuple[str, ...], *dims: int) -> NamedSweep:
@@ -51,12 +59,14 @@ def _named(name: str, what: str, activation: str, axes: tuple[str, ...], *dims: 
         )
 
     is_short = "." not in activation
+    of_experts = activation.startswith("moe.")  # the shipped model, on which examples run, has none
     sweep.__doc__ = _DOC.format(
         what=what,
         cell=" and ".join(axes).replace("head_index", "head"),
         value=f"hook_{activation}" if is_short else activation,
         axes=" ".join(axes),
         ragged=" or fewer heads" if {"head", "head_index"} & set(axes) else "",
+        example="" if of_experts else _EXAMPLE.format(name=name, n_axes=len(axes)),
     )
     sweep.__name__ = sweep.__qualname__ = f"get_act_patch_{name}"
     return sweep

@@ -25,6 +25,14 @@ class PatchingResult:
         reduced: False where the batch axis is there.
         cells: The index of every cell.
         has_metric_axis: True where a mapping of metrics was given.
+
+    Example:
+        >>> _, cache = b.run_with_cache(["Of 7 and 22", "Of 5 and 9"])
+        >>> result = get_act_patch_resid_mid(
+        ...     b, ["Of 7 and 4", "Of 5 and 4"], cache, lambda logits: logits[:, -1, 9],
+        ...     reduce="none", baseline=True)
+        >>> result.values.shape, result.baseline.shape  # [layer pos batch], [batch]
+        (torch.Size([10, 5, 2]), torch.Size([2]))
     """
 
     values: torch.Tensor
@@ -53,17 +61,45 @@ class PatchingResult:
         )
 
     def mean(self) -> torch.Tensor:
-        """The mean over rows, [metric? cell axes …]."""
+        """The mean over rows, [metric? cell axes …].
+
+        Example:
+            >>> _, cache = b.run_with_cache(["Of 7 and 22", "Of 5 and 9"])
+            >>> result = get_act_patch_resid_mid(
+            ...     b, ["Of 7 and 4", "Of 5 and 4"], cache, lambda logits: logits[:, -1, 9],
+            ...     reduce="none", baseline=True)
+            >>> torch.equal(result.mean(), result.values.mean(-1))
+            True
+        """
         return self.values if self.reduced else self.values.mean(-1)
 
     def stderr(self) -> torch.Tensor:
-        """The standard error of that mean. Raises ArgumentError where rows were reduced."""
+        """The standard error of that mean. Raises ArgumentError where rows were reduced.
+
+        Example:
+            >>> _, cache = b.run_with_cache(["Of 7 and 22", "Of 5 and 9"])
+            >>> result = get_act_patch_resid_mid(
+            ...     b, ["Of 7 and 4", "Of 5 and 4"], cache, lambda logits: logits[:, -1, 9],
+            ...     reduce="none", baseline=True)
+            >>> result.stderr().shape  # [layer pos]
+            torch.Size([10, 5])
+        """
         if self.reduced:
             raise ArgumentError('stderr needs a value for each row; sweep with reduce="none"')
         return self.values.std(-1) / math.sqrt(self.values.shape[-1])
 
     def effect(self) -> torch.Tensor:
-        """What the patch changes: values - baseline, with the axes of values."""
+        """What the patch changes: values - baseline, with the axes of values.
+
+        Example:
+            >>> _, cache = b.run_with_cache(["Of 7 and 22", "Of 5 and 9"])
+            >>> result = get_act_patch_resid_mid(
+            ...     b, ["Of 7 and 4", "Of 5 and 4"], cache, lambda logits: logits[:, -1, 9],
+            ...     reduce="none", baseline=True)
+            >>> effect = result.effect()
+            >>> torch.allclose(effect[0, :4], torch.zeros(4, 2), atol=1e-4)  # only "4" was another
+            True
+        """
         return self.values - self._spread(self.baseline)
 
     def normalized(self, clean_baseline: torch.Tensor) -> torch.Tensor:
@@ -75,6 +111,15 @@ class PatchingResult:
         Returns:
             (values - corrupted) / (clean - corrupted), with the axes of values; where the two runs
             do not differ, infinite or NaN.
+
+        Example:
+            >>> _, cache = b.run_with_cache(["Of 7 and 22", "Of 5 and 9"])
+            >>> result = get_act_patch_resid_mid(
+            ...     b, ["Of 7 and 4", "Of 5 and 4"], cache, lambda logits: logits[:, -1, 9],
+            ...     reduce="none", baseline=True)
+            >>> clean = b(["Of 7 and 22", "Of 5 and 9"])[:, -1, 9]
+            >>> result.normalized(clean).shape  # [layer pos batch]
+            torch.Size([10, 5, 2])
         """
         corrupted = self._spread(self.baseline)
         clean = self._spread(torch.as_tensor(clean_baseline).to(self.values))

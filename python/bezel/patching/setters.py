@@ -23,12 +23,21 @@ def along(*dims: int) -> PatchSetter:
 
     Example:
         >>> patch_position = along(1)  # of [batch pos ...], index = [layer, pos]
+        >>> patch_position(torch.zeros(1, 3), [4, 1], torch.ones(1, 3))
+        tensor([[0., 1., 0.]])
     """
 
     def set_patch(
         corrupted: torch.Tensor, index: Sequence[int], clean: torch.Tensor
     ) -> torch.Tensor:
-        """Writes the clean value at the index into the corrupted one."""
+        """Writes the clean value at the index into the corrupted one.
+
+        Example:
+            >>> corrupted, clean = torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
+            >>> layer_head_pattern_patch_setter(corrupted, [4, 0], clean)
+            tensor([[[1., 1.],
+                     [0., 0.]]])
+        """
         if len(index) != 1 + len(dims):
             raise ArgumentError(f"index is {list(index)}; wanted [layer, {len(dims)} more]")
         if clean.shape[1:] != corrupted.shape[1:]:
