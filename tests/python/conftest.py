@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,3 +23,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def bridge(lab: Lab) -> Iterator[Any]:
+    """Of "e2b", on the path where more records change no bit. Nothing stands on it before a test,
+    and what the test leaves ends with it."""
+    shared = lab.bridge("e2b", path="open")
+    assert shared.list_hooks() == {}
+    yield shared
+    shared.reset_hooks(including_permanent=True)

@@ -18,6 +18,7 @@ from bezel.errors import (
     UnknownHookError,
 )
 from support import fixtures
+from support.hook_functions import nothing
 from support.lab import Lab
 
 TOKENS = fixtures.tokens(9)
@@ -27,10 +28,6 @@ Z = "blocks.3.attn.hook_z"
 @pytest.fixture(scope="module")
 def bridge(lab: Lab) -> Any:
     return lab.bridge("e2b")
-
-
-def nothing(value: torch.Tensor, hook: Any) -> None:
-    return None
 
 
 WAYS = {

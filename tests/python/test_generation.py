@@ -6,7 +6,6 @@ import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,21 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import bezel
 from support import fixtures, nano_language
 from support.lab import Lab
+from support.prompts import PAD, Prompts
 
 NAMES = tuple(fixtures.RECIPES)
 NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
-LENGTHS = (3, 33, 20, 9)  # of the prompts, which end together
-PAD = 0
+LENGTHS = (3, 33, 20, 9)
+PROMPTS = Prompts(LENGTHS)
 N_NEW = 200
-
-
-def mask_of() -> torch.Tensor:
-    """attention_mask [batch pos]."""
-    return (torch.arange(max(LENGTHS)).flip(0) < torch.tensor(LENGTHS)[:, None]).long()
-
-
-def prompts() -> torch.Tensor:
-    return fixtures.tokens(max(LENGTHS), len(LENGTHS)).masked_fill(mask_of() == 0, PAD)
 
 
 @functools.cache
@@ -37,7 +28,7 @@ def continued(lab: Lab, name: str) -> torch.Tensor:
     """What transformers makes of the prompts [batch pos]."""
     with torch.no_grad():
         return lab.reference(name, attention="sdpa").generate(
-            prompts(), attention_mask=mask_of(), do_sample=False, max_new_tokens=N_NEW,
+            PROMPTS.tokens(), attention_mask=PROMPTS.mask(), do_sample=False, max_new_tokens=N_NEW,
             eos_token_id=None, pad_token_id=PAD,
         )  # fmt: skip
 
@@ -53,9 +44,7 @@ def before_media(row: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_tokens_are_those_of_transformers(lab: Lab, name: str) -> None:
     want = continued(lab, name)
-    got = lab.bridge(name).generate(
-        prompts(), N_NEW, attention_mask=mask_of(), stop_at_eos=False, verbose=False
-    )
+    got = PROMPTS.generated(lab.bridge(name), N_NEW, verbose=False)
     assert got.shape == (len(LENGTHS), max(LENGTHS) + N_NEW)
     if name in fixtures.TEXT_ONLY:
         assert torch.equal(got, want)
@@ -71,11 +60,8 @@ def test_greedy_tokens_are_those_of_transformers(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_the_cache_of_keys_the_tokens_are_the_same(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name)
-    arguments: dict[str, Any] = {
-        "attention_mask": mask_of(), "stop_at_eos": False, "output_logits": True,
-    }  # fmt: skip
-    got, logits = bridge.generate(prompts(), 30, use_past_kv_cache=False, **arguments)
-    want, cached = bridge.generate(prompts(), 30, **arguments)
+    got, logits = PROMPTS.generated(bridge, 30, use_past_kv_cache=False, output_logits=True)
+    want, cached = PROMPTS.generated(bridge, 30, output_logits=True)
     assert torch.equal(got, want)
     torch.testing.assert_close(logits, cached, rtol=0.0, atol=1e-4)
 
@@ -83,20 +69,20 @@ def test_without_the_cache_of_keys_the_tokens_are_the_same(lab: Lab, name: str) 
 @pytest.mark.parametrize("name", ["e2b", "moe"])
 def test_a_row_goes_on_as_it_does_alone(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name)
-    together = bridge.generate(prompts(), 30, attention_mask=mask_of(), stop_at_eos=False)
+    together = PROMPTS.generated(bridge, 30)
     for row, length in enumerate(LENGTHS):
-        prompt = prompts()[row, -length:]
+        prompt = PROMPTS.tokens()[row, -length:]
         alone = bridge.generate(prompt, 30, stop_at_eos=False)
         assert alone.shape == (1, length + 30)
         assert torch.equal(alone[0], together[row, -length - 30 :])
 
 
 def test_padding_ids_on_the_left_are_padding_without_a_mask(lab: Lab) -> None:
-    bridge = lab.bridge("e2b")
-    want = bridge.generate(prompts(), 12, attention_mask=mask_of(), stop_at_eos=False)
-    assert torch.equal(bridge.generate(prompts(), 12, stop_at_eos=False), want)
+    bridge, tokens = lab.bridge("e2b"), PROMPTS.tokens()
+    want = PROMPTS.generated(bridge, 12)
+    assert torch.equal(bridge.generate(tokens, 12, stop_at_eos=False), want)
     unmasked = bridge.generate(
-        prompts(), 12, attention_mask=torch.ones_like(prompts()), stop_at_eos=False
+        tokens, 12, attention_mask=torch.ones_like(tokens), stop_at_eos=False
     )
     assert not torch.equal(unmasked, want)
 
@@ -183,23 +169,20 @@ def ended(tokens: torch.Tensor, n_prompt: int, eos: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["e2b", "twelve_b"])
 def test_a_row_ends_behind_eos_and_disturbs_no_other(lab: Lab, name: str, cached: bool) -> None:
     bridge, n_prompt = lab.bridge(name), max(LENGTHS)
-    mask = mask_of()
-    free = bridge.generate(prompts(), 24, attention_mask=mask, stop_at_eos=False)
+    free = PROMPTS.generated(bridge, 24)
     first, last = int(free[0, n_prompt + 4]), int(free[2, n_prompt + 9])
     for eos in (first, [first], [first, last], torch.tensor([first, last]).tolist()):
-        got = bridge.generate(
-            prompts(), 24, attention_mask=mask, eos_token_id=eos, use_past_kv_cache=cached
-        )
+        got = PROMPTS.generated(bridge, 24, eos_token_id=eos, use_past_kv_cache=cached)
         wanted = [eos] if isinstance(eos, int) else eos
         assert torch.equal(got, ended(free, n_prompt, wanted))
-    assert torch.equal(bridge.generate(prompts(), 24, attention_mask=mask, eos_token_id=[]), free)
+    assert torch.equal(PROMPTS.generated(bridge, 24, eos_token_id=[]), free)
 
 
 def test_generation_stops_when_all_rows_have_ended(lab: Lab) -> None:
     bridge = lab.bridge("e2b")
-    free = bridge.generate(prompts(), 24, attention_mask=mask_of(), stop_at_eos=False)
+    free = PROMPTS.generated(bridge, 24)
     every = sorted(set(free[:, max(LENGTHS) + 2].tolist()))
-    got = bridge.generate(prompts(), 24, attention_mask=mask_of(), eos_token_id=every)
+    got = PROMPTS.generated(bridge, 24, eos_token_id=every)
     assert torch.equal(got, ended(free, max(LENGTHS), every))
     assert got.shape[1] <= max(LENGTHS) + 3
 
@@ -247,11 +230,13 @@ def test_a_row_ends_at_a_stop_string(nano: bezel.Bridge) -> None:
 
 def test_streaming_gives_the_tokens_of_generate(lab: Lab) -> None:
     bridge = lab.bridge("e2b")
-    arguments: dict[str, Any] = {"attention_mask": mask_of()}
-    free = bridge.generate(prompts(), 12, stop_at_eos=False, **arguments)
-    eos = int(free[0, max(LENGTHS) + 4])
-    want = bridge.generate(prompts(), 12, eos_token_id=eos, **arguments)
-    steps = list(bridge.generate_stream(prompts(), 12, eos_token_id=eos, **arguments))
+    eos = int(PROMPTS.generated(bridge, 12)[0, max(LENGTHS) + 4])
+    want = PROMPTS.generated(bridge, 12, eos_token_id=eos)
+    steps = list(
+        bridge.generate_stream(
+            PROMPTS.tokens(), 12, eos_token_id=eos, attention_mask=PROMPTS.mask()
+        )
+    )
     assert torch.equal(torch.stack(steps, 1), want[:, max(LENGTHS) :])
 
 

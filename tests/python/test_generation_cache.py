@@ -10,27 +10,17 @@ import torch
 import bezel
 from support import compare, fixtures
 from support.lab import Lab
+from support.prompts import Prompts
 
 NAMES = tuple(fixtures.RECIPES)
-LENGTHS = (3, 12, 7)  # of the prompts, which end together
+LENGTHS = (3, 12, 7)
+PROMPTS = Prompts(LENGTHS)
 N_PROMPT = max(LENGTHS)
 N_NEW = 24  # past every window
-PAD = 0
-
-
-def mask_of(n_new: int = 0) -> torch.Tensor:
-    """attention_mask [batch pos] of the prompts and n_new tokens."""
-    prompt = torch.arange(N_PROMPT).flip(0) < torch.tensor(LENGTHS)[:, None]
-    return torch.cat([prompt.long(), torch.ones(len(LENGTHS), n_new, dtype=torch.int64)], 1)
-
-
-def prompts() -> torch.Tensor:
-    return fixtures.tokens(N_PROMPT, len(LENGTHS)).masked_fill(mask_of() == 0, PAD)
 
 
 def generated(bridge: bezel.Bridge, **arguments: Any) -> Any:
-    arguments.setdefault("stop_at_eos", False)
-    return bridge.generate(prompts(), N_NEW, attention_mask=mask_of(), **arguments)
+    return PROMPTS.generated(bridge, N_NEW, **arguments)
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -41,7 +31,7 @@ def test_the_cache_of_a_generation_is_that_of_one_run(lab: Lab, name: str, cache
     tokens, cache = generated(
         bridge, return_cache=True, names_filter=names, use_past_kv_cache=cached
     )
-    mask = mask_of(N_NEW - 1)
+    mask = PROMPTS.mask(N_NEW - 1)
     _, want = bridge.run_with_cache(tokens[:, :-1], names, attention_mask=mask)
     assert set(cache.keys()) == set(want.keys()) == set(names)
     for point in points:
@@ -56,7 +46,7 @@ def test_the_cache_of_a_generation_is_that_of_one_run(lab: Lab, name: str, cache
 def test_without_a_filter_the_cache_has_the_names_of_run_with_cache(lab: Lab) -> None:
     bridge = lab.bridge("e2b")
     tokens, cache = generated(bridge, return_cache=True)
-    _, want = bridge.run_with_cache(tokens[:, :-1], attention_mask=mask_of(N_NEW - 1))
+    _, want = bridge.run_with_cache(tokens[:, :-1], attention_mask=PROMPTS.mask(N_NEW - 1))
     assert list(cache.keys()) == list(want.keys())
 
 
@@ -78,7 +68,9 @@ def test_a_filter_keeps_what_it_names(lab: Lab, name: str) -> None:
     n = N_PROMPT + N_NEW - 1
     for pattern in cache.values():
         assert pattern.shape[2:] == (n, n)
-        sums = pattern.sum(-1)[mask_of(N_NEW - 1).bool()[:, None].expand(-1, pattern.shape[1], -1)]
+        sums = pattern.sum(-1)[
+            PROMPTS.mask(N_NEW - 1).bool()[:, None].expand(-1, pattern.shape[1], -1)
+        ]
         torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
@@ -88,7 +80,7 @@ def test_logits_are_those_the_new_tokens_were_taken_from(lab: Lab, name: str) ->
     tokens, logits, cache = generated(bridge, output_logits=True, return_cache=True)
     assert logits.shape == (len(LENGTHS), N_NEW, fixtures.VOCAB)
     assert torch.equal(logits.argmax(-1), tokens[:, N_PROMPT:])
-    want = bridge(tokens[:, :-1], attention_mask=mask_of(N_NEW - 1))[:, N_PROMPT - 1 :]
+    want = bridge(tokens[:, :-1], attention_mask=PROMPTS.mask(N_NEW - 1))[:, N_PROMPT - 1 :]
     assert (logits - want).abs().max() <= compare.logits_gate(want)
     assert torch.equal(cache["hook_logits"][:, N_PROMPT - 1 :], logits)
     alone, only = generated(bridge, output_logits=True)
@@ -109,11 +101,11 @@ def test_a_cache_ends_where_the_last_row_ends(lab: Lab) -> None:
     assert cache["resid_post", -1].shape[1] == tokens.shape[1] - 1
     # The rows that go on see nothing of those that have ended.
     _, want = bridge.run_with_cache(free[:, : tokens.shape[1] - 1], "blocks.*.hook_resid_post",
-                                    attention_mask=mask_of(n_new - 1))  # fmt: skip
+                                    attention_mask=PROMPTS.mask(n_new - 1))  # fmt: skip
     for row in range(len(LENGTHS)):
         new = tokens[row, N_PROMPT:].tolist()
         ends = next((i for i, token in enumerate(new) if token in every), n_new)
-        valid = mask_of(n_new - 1)[row].bool()
+        valid = PROMPTS.mask(n_new - 1)[row].bool()
         valid[N_PROMPT + ends + 1 :] = False
         for name in want:
             gap = compare.relative_rms(cache[name][row, valid], want[name][row, valid])
@@ -130,9 +122,11 @@ def test_values_of_a_generation_do_not_change_with_the_next(lab: Lab) -> None:
 
 def test_one_new_token_has_the_cache_of_the_prompt(lab: Lab) -> None:
     bridge = lab.bridge("e2b")
-    tokens, cache = bridge.generate(prompts(), 1, return_cache=True, attention_mask=mask_of())
+    tokens, cache = bridge.generate(
+        PROMPTS.tokens(), 1, return_cache=True, attention_mask=PROMPTS.mask()
+    )
     assert tokens.shape[1] == N_PROMPT + 1
-    _, want = bridge.run_with_cache(prompts(), attention_mask=mask_of())
-    valid = mask_of().bool()
+    _, want = bridge.run_with_cache(PROMPTS.tokens(), attention_mask=PROMPTS.mask())
+    valid = PROMPTS.mask().bool()
     gap = compare.relative_rms(cache["resid_post", -1][valid], want["resid_post", -1][valid])
     assert gap < compare.RELATIVE_RMS

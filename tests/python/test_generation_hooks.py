@@ -12,11 +12,12 @@ import torch
 import bezel
 from support import compare, fixtures
 from support.lab import Lab
+from support.prompts import Prompts
 
-LENGTHS = (3, 12, 7)  # of the prompts, which end together
+LENGTHS = (3, 12, 7)
+PROMPTS = Prompts(LENGTHS)
 N_PROMPT = max(LENGTHS)
 N_NEW = 14
-PAD = 0
 Edit = Callable[..., torch.Tensor | None]
 # Names that the cache of keys and values stands behind, and some that it does not.
 BEFORE_THE_CACHE = (
@@ -27,19 +28,8 @@ BEHIND_THE_CACHE = ("attn.hook_shared_k", "attn.hook_shared_v", "attn.hook_patte
                     "attn.hook_attn_scores", "hook_mlp_out", "ple.hook_input")  # fmt: skip
 
 
-def mask_of(n_new: int = 0) -> torch.Tensor:
-    """attention_mask [batch pos] of the prompts and n_new tokens."""
-    prompt = torch.arange(N_PROMPT).flip(0) < torch.tensor(LENGTHS)[:, None]
-    return torch.cat([prompt.long(), torch.ones(len(LENGTHS), n_new, dtype=torch.int64)], 1)
-
-
-def prompts() -> torch.Tensor:
-    return fixtures.tokens(N_PROMPT, len(LENGTHS)).masked_fill(mask_of() == 0, PAD)
-
-
 def generated(bridge: bezel.Bridge, **arguments: Any) -> Any:
-    arguments.setdefault("stop_at_eos", False)
-    return bridge.generate(prompts(), N_NEW, attention_mask=mask_of(), **arguments)
+    return PROMPTS.generated(bridge, N_NEW, **arguments)
 
 
 def half(value: torch.Tensor, hook: bezel.Hook) -> None:
@@ -56,7 +46,7 @@ def assert_equals_one_run(bridge: bezel.Bridge, hooks: list[tuple[str, Edit]]) -
         tokens, logits = generated(bridge, output_logits=True)
         again, whole = generated(bridge, output_logits=True, use_past_kv_cache=False)
     assert torch.equal(tokens, again)
-    text, mask = tokens[:, :-1], mask_of(N_NEW - 1)
+    text, mask = tokens[:, :-1], PROMPTS.mask(N_NEW - 1)
     want = bridge.run_with_hooks(text, hooks, attention_mask=mask)[:, N_PROMPT - 1 :]
     assert (logits - want).abs().max() <= compare.logits_gate(want)
     assert (whole - want).abs().max() <= compare.logits_gate(want)
@@ -126,7 +116,7 @@ def test_an_edit_in_one_step_stays_for_the_steps_behind_it(lab: Lab) -> None:
     name = "blocks.3.attn.hook_rot_k"
     with bridge.hooks([(name, in_step)]):
         tokens, logits = generated(bridge, output_logits=True)
-    text, mask = tokens[:, :-1], mask_of(N_NEW - 1)
+    text, mask = tokens[:, :-1], PROMPTS.mask(N_NEW - 1)
     want = bridge.run_with_hooks(text, [(name, at_place)], attention_mask=mask)
     assert (logits - want[:, N_PROMPT - 1 :]).abs().max() <= compare.logits_gate(want)
     plain = bridge(text, attention_mask=mask)
@@ -212,16 +202,16 @@ def test_standing_and_context_hooks_apply_in_every_step(lab: Lab) -> None:
         with bridge.hooks([("hook_embed", mark("outer"))]), bridge.hooks([
             ("hook_embed", mark("inner"))
         ]):  # fmt: skip
-            bridge.generate(prompts(), 3, attention_mask=mask_of(), stop_at_eos=False)
+            bridge.generate(PROMPTS.tokens(), 3, attention_mask=PROMPTS.mask(), stop_at_eos=False)
         words = ("standing", "outer", "inner")
         assert calls == [(word, step) for step in range(3) for word in words]
         calls.clear()
-        bridge.generate(prompts(), 2, attention_mask=mask_of(), stop_at_eos=False)
+        bridge.generate(PROMPTS.tokens(), 2, attention_mask=PROMPTS.mask(), stop_at_eos=False)
         assert calls == [("standing", 0), ("standing", 1)]
     finally:
         bridge.reset_hooks()
     calls.clear()
-    bridge.generate(prompts(), 2, attention_mask=mask_of())
+    bridge.generate(PROMPTS.tokens(), 2, attention_mask=PROMPTS.mask())
     assert not calls
 
 
@@ -234,7 +224,7 @@ def test_hook_ctx_lives_through_the_steps(lab: Lab) -> None:
 
     bridge = lab.bridge("mha")
     with bridge.hooks([("hook_embed", count)]):
-        bridge.generate(prompts(), 5, attention_mask=mask_of(), stop_at_eos=False)
+        bridge.generate(PROMPTS.tokens(), 5, attention_mask=PROMPTS.mask(), stop_at_eos=False)
     assert counts == [1, 2, 3, 4, 5]
 
 

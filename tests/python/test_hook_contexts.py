@@ -20,6 +20,7 @@ from bezel.errors import (
     UnknownHookError,
 )
 from support import fixtures
+from support.hook_functions import says
 from support.lab import Lab
 
 TOKENS = fixtures.tokens(9)
@@ -36,10 +37,6 @@ def bridge(shared: Any) -> Iterator[Any]:
     assert shared.list_hooks() == {}
     yield shared
     assert shared.list_hooks() == {}, "a test of contexts left hooks behind"
-
-
-def says(word: str, calls: list[str]) -> Callable[..., None]:
-    return lambda value, hook: calls.append(word)
 
 
 def flipped(value: torch.Tensor, hook: Any) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,36 +14,12 @@ from bezel.errors import (
     UnknownHookError,
 )
 from support import fixtures
+from support.hook_functions import doubled, nothing, says
 from support.lab import Lab
 
 TOKENS = fixtures.tokens(9)
 Z = "blocks.3.attn.hook_z"
 LATE = "blocks.7.hook_resid_post"
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")  # where more records change no bit
-
-
-@pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
-    """Nothing stands before a test; what it leaves ends with it."""
-    assert shared.list_hooks() == {}
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-
-
-def says(word: str, calls: list[str]) -> Callable[..., None]:
-    return lambda value, hook: calls.append(word)
-
-
-def nothing(value: torch.Tensor, hook: Any) -> None:
-    return None
-
-
-def doubled(value: torch.Tensor, hook: Any) -> torch.Tensor:
-    return 2 * value
 
 
 # --- runs that keep their hooks ------------------------------------------------------------------

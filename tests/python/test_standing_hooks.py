@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,35 +15,10 @@ from bezel.errors import (
     UnknownHookError,
 )
 from support import fixtures
-from support.lab import Lab
+from support.hook_functions import doubled, nothing, says
 
 TOKENS = fixtures.tokens(9)
 Z = "blocks.3.attn.hook_z"
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")  # where more records change no bit
-
-
-@pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
-    """Nothing stands before a test; what it leaves ends with it."""
-    assert shared.list_hooks() == {}
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-
-
-def says(word: str, calls: list[str]) -> Callable[..., None]:
-    return lambda value, hook: calls.append(word)
-
-
-def nothing(value: torch.Tensor, hook: Any) -> None:
-    return None
-
-
-def doubled(value: torch.Tensor, hook: Any) -> torch.Tensor:
-    return 2 * value
 
 
 # --- registering ---------------------------------------------------------------------------------
