@@ -1,4 +1,5 @@
-// Everything a C++ user needs: bezel::adapters::load, then run, run_with_cache or bridge::generate.
+// Everything a C++ user needs: bezel::adapters::load, then run, run_with_cache, bridge::generate or
+// bridge::PatchSweep.
 #pragma once
 
 #include "bezel/adapters/load.h"
@@ -6,6 +7,7 @@
 #include "bezel/bridge/generate.h"
 #include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/loss.h"
+#include "bezel/bridge/patch_sweep.h"
 #include "bezel/hooks/request.h"
 
 namespace bezel {

@@ -52,7 +52,8 @@ Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Pla
   const bool to_the_end = prepared.stop_layer == spec.n_layers;
   if (output == Output::kLogits) return {prepared.stop_layer, to_the_end};
   if (plan.needs_head()) return {prepared.stop_layer, true};
-  if (prepared.kv_cache) return {prepared.stop_layer, false};  // its keys come from every block
+  const bool keeps_keys = prepared.kv_cache && !prepared.kv_cache->is_frozen();
+  if (keeps_keys) return {prepared.stop_layer, false};  // they come from every block
   return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
 }
 

@@ -104,7 +104,8 @@ RunState state_before(const PreparedInput& input, const NamedTensors& start_stat
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     const auto donor = spec.layers[layer].attention.donor;
     if (!donor || *donor >= input.first_layer || donated[*donor]) continue;
-    donated[*donor] = donated_by(*donor, layer, input, start_state, spec, weights);
+    auto given = donated_by(*donor, layer, input, start_state, spec, weights);
+    donated[*donor] = input.kv_cache ? input.kv_cache->with(*donor, given) : std::move(given);
   }
   return state;
 }

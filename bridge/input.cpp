@@ -115,23 +115,33 @@ void take_mask(const Input& input, const ModelSpec& spec, const at::TensorOption
   if (!valid.all().item<bool>()) prepared.valid = valid;
 }
 
+// [batch n_seen]: where the tokens before this run stand.
+at::Tensor repeated(const KvCache& kv_cache, std::int64_t n_batch) {
+  const at::Tensor& positions = kv_cache.positions();
+  const std::int64_t n_held = positions.size(0);
+  if (n_batch == n_held) return positions;
+  if (!kv_cache.is_frozen() || n_batch % n_held != 0) {
+    throw ArgumentError("kv_cache holds a batch of " + std::to_string(n_held) + "; the input has " +
+                        std::to_string(n_batch) +
+                        " rows, and only a frozen one serves more, in multiples");
+  }
+  return positions.repeat({n_batch / n_held, 1});
+}
+
 // Padding among the tokens of this run and of those before it.
 void take_keys(const Input& input, const ModelSpec& spec, PreparedInput& prepared) {
   prepared.keys_valid = prepared.valid;
   if (!input.kv_cache) return;
-  if (prepared.first_layer > 0 || prepared.stop_layer < spec.n_layers) {
+  const bool is_part = prepared.first_layer > 0 || prepared.stop_layer < spec.n_layers;
+  if (is_part && !input.kv_cache->is_frozen()) {
     throw ArgumentError(
-        "kv_cache needs a run of all blocks; leave start_at_layer and "
-        "stop_at_layer out");
+        "kv_cache needs a run of all blocks, to keep their keys; leave start_at_layer and "
+        "stop_at_layer out, or freeze it");
   }
   prepared.kv_cache = input.kv_cache;
-  const at::Tensor& before = input.kv_cache->positions();
-  if (!before.defined()) return;
-  if (before.size(0) != prepared.n_batch) {
-    throw ArgumentError("kv_cache holds a batch of " + std::to_string(before.size(0)) +
-                        "; the input has " + std::to_string(prepared.n_batch) + " rows");
-  }
-  const auto valid_before = before >= 0;
+  if (!input.kv_cache->positions().defined()) return;
+  prepared.positions_before = repeated(*input.kv_cache, prepared.n_batch);
+  const auto valid_before = prepared.positions_before >= 0;
   if (!prepared.valid.defined() && valid_before.all().item<bool>()) return;
   const auto now = prepared.valid.defined()
                        ? prepared.valid
@@ -161,8 +171,8 @@ void take_positions(const Input& input, const at::TensorOptions& model, Prepared
     prepared.hook_positions = prepared.hook_positions.masked_fill(~prepared.valid, -1);
   }
   prepared.key_positions = prepared.hook_positions;
-  if (prepared.kv_cache && prepared.kv_cache->n_seen() > 0) {
-    prepared.key_positions = at::cat({prepared.kv_cache->positions(), prepared.hook_positions}, 1);
+  if (prepared.positions_before.defined()) {
+    prepared.key_positions = at::cat({prepared.positions_before, prepared.hook_positions}, 1);
   }
 }
 

@@ -51,12 +51,13 @@ struct RunOptions {
 
 /// An input that was checked and completed; what the blocks run on.
 struct PreparedInput {
-  at::Tensor tokens;          // [batch pos] int64 or undefined
-  at::Tensor embeddings;      // [batch pos d_model] in the model's dtype, or undefined
-  at::Tensor valid;           // [batch pos] bool; undefined where nothing is padding
-  at::Tensor positions;       // [batch|1 pos] int64, 0 at padding
-  at::Tensor hook_positions;  // [batch pos] int64, -1 at padding
-  at::Tensor keys_valid;      // [batch k_pos] bool; undefined where nothing is padding
+  at::Tensor tokens;            // [batch pos] int64 or undefined
+  at::Tensor embeddings;        // [batch pos d_model] in the model's dtype, or undefined
+  at::Tensor valid;             // [batch pos] bool; undefined where nothing is padding
+  at::Tensor positions;         // [batch|1 pos] int64, 0 at padding
+  at::Tensor hook_positions;    // [batch pos] int64, -1 at padding
+  at::Tensor positions_before;  // [batch n_seen] int64, -1 at padding; undefined: none are before
+  at::Tensor keys_valid;        // [batch k_pos] bool; undefined where nothing is padding
   at::Tensor key_positions;  // [batch k_pos] int64, -1 at padding: earlier runs' tokens, then these
   at::Tensor blocks;         // [batch pos] int64: image a token belongs to, -1: none; or undefined
   bool is_plain = false;     // tokens at 0, 1, 2 …, all of them valid text, none before them

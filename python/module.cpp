@@ -9,4 +9,5 @@ PYBIND11_MODULE(_C, module) {
   bezel::python::bind_bridge(module);
   bezel::python::bind_weights(module);
   bezel::python::bind_generate(module);
+  bezel::python::bind_patch_sweep(module);
 }

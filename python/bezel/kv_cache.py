@@ -15,6 +15,9 @@ class KvCache:
     and so are attention_mask and position_ids. A run that raises leaves it as it was. One run at a
     time, of all blocks, without gradients.
 
+    A frozen cache is read and stays as it is: many runs, of any blocks, go on from one prefix. Its
+    rows serve a batch of a multiple of them, in which they repeat as a whole (a, b, a, b).
+
     Args:
         model: The Bridge that will run. A cache serves that model alone.
 
@@ -25,6 +28,9 @@ class KvCache:
         >>> logits = b(tokens[:, -1:], kv_cache=kv_cache)
         >>> kv_cache
         KvCache(n_seen=10)
+        >>> kv_cache.freeze()
+        >>> b(torch.tensor([[9], [16], [31]]), kv_cache=kv_cache).shape  # three ways on
+        torch.Size([3, 1, 209])
     """
 
     def __init__(self, model: Model) -> None:
@@ -40,8 +46,21 @@ class KvCache:
         """[batch n_seen] int64, -1 at padding; None before the first run."""
         return self._core.positions
 
+    @property
+    def frozen(self) -> bool:
+        """True while runs leave it as it is."""
+        return self._core.frozen
+
+    def freeze(self) -> None:
+        """From now on runs read it and leave it as it is."""
+        self._core.frozen = True
+
+    def unfreeze(self) -> None:
+        """From now on runs leave their tokens here."""
+        self._core.frozen = False
+
     def __len__(self) -> int:
         return self.n_seen
 
     def __repr__(self) -> str:
-        return f"KvCache(n_seen={self.n_seen})"
+        return f"KvCache(n_seen={self.n_seen}{', frozen' if self.frozen else ''})"

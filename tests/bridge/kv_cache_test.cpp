@@ -97,6 +97,71 @@ TEST_P(KvCacheTest, KeysOfEarlierRunsDoNotChangeWithLaterOnes) {
   for (const auto& [now, then] : seen) EXPECT_TRUE(at::equal(now, then));
 }
 
+TEST_P(KvCacheTest, AFrozenCacheServesAnyNumberOfRunsAndRepeatsItsRows) {
+  const auto held = cache();
+  fresh(held, 0, 9);
+  held->freeze(true);
+  const auto rest = text_.narrow(1, 9, 5);
+  const auto want = whole_.narrow(1, 9, 5);
+  for (int i = 0; i < 2; ++i) EXPECT_LT(distance(fresh(held, 9, 5), want), kRounding);
+  const auto twice = run({}, {.tokens = rest.repeat({2, 1}), .kv_cache = held}).output;
+  EXPECT_LT(distance(twice, want.repeat({2, 1, 1})), kRounding);
+  EXPECT_EQ(held->n_seen(), 9);
+  EXPECT_THROW(run({}, {.tokens = tiny_tokens(3, 1), .kv_cache = held}), ArgumentError);
+  held->freeze(false);
+  EXPECT_THROW(run({}, {.tokens = tiny_tokens(4, 1), .kv_cache = held}), ArgumentError);
+  EXPECT_LT(distance(fresh(held, 9, 5), want), kRounding);
+  EXPECT_EQ(held->n_seen(), kLength);
+}
+
+TEST_P(KvCacheTest, AnEmptyFrozenCacheIsNoCache) {
+  const auto held = cache();
+  held->freeze(true);
+  EXPECT_LT(distance(fresh(held, 0, kLength), whole_), kRounding);
+  EXPECT_EQ(held->n_seen(), 0);
+}
+
+TEST_P(KvCacheTest, RunsOfSomeBlocksReadAFrozenCache) {
+  const auto held = cache();
+  fresh(held, 0, 9);
+  held->freeze(true);
+  const auto all = run({.names = {"*"}}, {.tokens = text_});
+  Input input{.start_at_layer = 3, .kv_cache = held};
+  input.embeddings = all.cache->at("blocks.3.hook_resid_pre").narrow(1, 9, 5);
+  for (const auto& [name, value] : all.cache->items()) {
+    if (name.ends_with("hook_rot_k") || name.ends_with("hook_v_normed") ||
+        name == "ple.hook_inputs") {
+      input.start_state[name] = value.narrow(1, 9, 5);
+    }
+  }
+  EXPECT_LT(distance(run({}, input).output, whole_.narrow(1, 9, 5)), kRounding);
+  const auto stopped =
+      run({}, {.tokens = text_.narrow(1, 9, 5), .stop_at_layer = 3, .kv_cache = held});
+  EXPECT_LT(distance(stopped.output, input.embeddings), kRounding);
+  int n_blocks = 0;
+  const RunOptions nothing{
+      .path = Path::kOpen, .output = Output::kNothing, .check_interrupt = [&] { ++n_blocks; }};
+  const auto early = model_.run({.tokens = text_.narrow(1, 9, 5), .kv_cache = held},
+                                {.names = {"blocks.3.hook_resid_pre"}}, nothing);
+  EXPECT_LT(distance(early.cache->at("blocks.3.hook_resid_pre"), input.embeddings), kRounding);
+  EXPECT_EQ(n_blocks, 4);  // none that only keeps keys
+}
+
+TEST_P(KvCacheTest, RecordedKeysAndValuesAreACache) {
+  const auto all = run({.names = {"blocks.*.attn.hook_rot_k", "blocks.*.attn.hook_v_normed"}},
+                       {.tokens = text_});
+  const auto positions = at::arange(9).expand({2, 9});
+  const auto held = std::make_shared<KvCache>(model_.spec(), *all.cache, positions);
+  EXPECT_TRUE(held->is_frozen());
+  for (const LayerSpec& layer : model_.spec().layers)
+    EXPECT_EQ(held->n_keys(layer.attention, 5), 14);
+  EXPECT_LT(distance(fresh(held, 9, 5), whole_.narrow(1, 9, 5)), kRounding);
+  const auto part = run({.names = {"blocks.1.attn.hook_rot_k", "blocks.1.attn.hook_v_normed"}},
+                        {.tokens = text_});
+  const auto too_few = std::make_shared<KvCache>(model_.spec(), *part.cache, positions);
+  EXPECT_THROW(fresh(too_few, 9, 5), ArgumentError);
+}
+
 TEST_P(KvCacheTest, PaddingBeforeStaysHidden) {
   const auto mask = at::ones({2, kLength}, at::kLong);
   mask.select(0, 0).narrow(0, 0, 4).zero_();

@@ -11,16 +11,12 @@ import bezel
 from bezel.errors import ArgumentError
 from support import compare, fixtures
 from support.lab import Lab
+from support.prompts import Prompts
 
 NAMES = tuple(fixtures.RECIPES)
 LENGTH = 33
-LENGTHS = (3, 33, 20)  # of the rows, padded on the left
+PROMPTS = Prompts((3, LENGTH, 20))
 PARTS = (31, 1, 1), (5, 7, 1, 20), (1, 2, 30)
-
-
-def mask_of() -> torch.Tensor:
-    """attention_mask [batch pos]."""
-    return (torch.arange(LENGTH).flip(0) < torch.tensor(LENGTHS)[:, None]).long()
 
 
 def in_parts(
@@ -47,8 +43,8 @@ def test_runs_of_parts_equal_one_run(lab: Lab, name: str, parts: tuple[int, ...]
 @pytest.mark.parametrize("path", ["automatic", "open"])
 @pytest.mark.parametrize("name", ["e2b", "moe"])
 def test_runs_of_padded_parts_equal_one_run(lab: Lab, name: str, path: str) -> None:
-    bridge, mask = lab.bridge(name, path=path), mask_of()
-    tokens = fixtures.tokens(LENGTH, len(LENGTHS)).masked_fill(mask == 0, 0)
+    bridge, mask = lab.bridge(name, path=path), PROMPTS.mask()
+    tokens = PROMPTS.tokens()
     want = bridge(tokens, attention_mask=mask)
     for parts in PARTS[:1]:  # a row must have begun in the first run
         got = in_parts(bridge, tokens, parts, attention_mask=mask)
@@ -65,8 +61,8 @@ def test_given_positions_hold_for_the_new_tokens(lab: Lab) -> None:
 
 
 def test_the_cache_knows_positions_and_padding(lab: Lab) -> None:
-    bridge, mask = lab.bridge("e2b"), mask_of()
-    tokens = fixtures.tokens(LENGTH, len(LENGTHS)).masked_fill(mask == 0, 0)
+    bridge, mask = lab.bridge("e2b"), PROMPTS.mask()
+    tokens = PROMPTS.tokens()
     kv_cache = bezel.KvCache(bridge)
     assert kv_cache.positions is None
     bridge(tokens, kv_cache=kv_cache)
@@ -157,6 +153,30 @@ def test_starting_in_the_middle_is_refused(lab: Lab) -> None:
             cache["resid_pre", 2], start_at_layer=2, tokens=tokens, start_state=cache,
             kv_cache=bezel.KvCache(bridge),
         )  # fmt: skip
+
+
+def test_a_frozen_cache_is_a_prefix_of_many_runs(lab: Lab) -> None:
+    bridge, tokens = lab.bridge("e2b"), fixtures.tokens(LENGTH)
+    logits, cache = bridge.run_with_cache(tokens)
+    kv_cache = bezel.KvCache(bridge)
+    bridge(tokens[:, :20], kv_cache=kv_cache)
+    kv_cache.freeze()
+    assert kv_cache.frozen
+    assert repr(kv_cache) == "KvCache(n_seen=20, frozen)"
+    state = {name: cache[name][:, 20:] for name in cache if "rot_k" in name or "v_normed" in name}
+    state["ple.hook_inputs"] = cache["ple.hook_inputs"][:, 20:]
+    for _ in range(2):
+        got = bridge(tokens[:, 20:].repeat(2, 1), kv_cache=kv_cache)
+        want = logits[:, 20:].repeat(2, 1, 1)
+        assert (got - want).abs().max() <= compare.logits_gate(want)
+        got = bridge(
+            cache["resid_pre", 5][:, 20:], start_at_layer=5, start_state=state, kv_cache=kv_cache
+        )
+        assert (got - logits[:, 20:]).abs().max() <= compare.logits_gate(logits)
+    kv_cache.unfreeze()
+    assert not kv_cache.frozen
+    bridge(tokens[:, 20:], kv_cache=kv_cache)
+    assert kv_cache.n_seen == LENGTH
 
 
 def test_gradients_are_refused(lab: Lab) -> None:

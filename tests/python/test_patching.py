@@ -165,7 +165,7 @@ def test_every_named_sweep_has_the_axes_of_its_docstring(lab: Lab, model: str) -
     n_kv_heads = max(layer.attention.n_kv_heads for layer in bridge.cfg.layers)
     n_swept = 0
     for name, sweep in NAMED.items():
-        axes = sweep.__doc__.split("[")[-1].split("]")[0].split()
+        axes = sweep.__doc__.split("Returns:")[1].split("[")[1].split("]")[0].split()
         try:
             result = sweep(bridge, CORRUPTED, cache, lambda x: x[0, -1, 5], **QUIET)
         except bezel.errors.HookNotApplicableError:

@@ -148,25 +148,6 @@ def test_a_setter_may_write_or_return_and_sees_the_rows_of_its_cell(lab: Lab) ->
     assert {shape[:3] for shape, _ in seen} == {(2, LENGTH, 4)}
 
 
-def test_a_sweep_runs_no_block_before_its_cells_and_many_cells_at_once(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from bezel.patching.corrupted import CorruptedRun
-
-    bridge = lab.bridge("e2b")
-    _, cache = bridge.run_with_cache(CLEAN)
-    runs = []
-    run = CorruptedRun._run
-
-    def spy(self: Any, made: Any, request: Any) -> Any:
-        runs.append(made.start_at_layer)
-        return run(self, made, request)
-
-    monkeypatch.setattr(CorruptedRun, "_run", spy)
-    swept(bridge, cache)
-    assert runs == [None, *range(8)]
-
-
 def test_the_head_sweep_finds_the_key_head_of_nano() -> None:
     b = bezel.Bridge.from_pretrained(NANO)
     story = "<bos> When Hugo and Mary went to the shop , {} gave a drink to"

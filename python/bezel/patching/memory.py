@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from bezel import _C
 
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
 _SHARE = 4  # a sweep takes a quarter of what is free
-_FALLBACK_BYTES = 2**30
+_WHERE_NOBODY_SAYS = 2**30
 
 
 def cells_at_once(bridge: Bridge, shape: tuple[int, int], bytes_at_hand: int | None) -> int:
@@ -34,17 +33,7 @@ def cells_at_once(bridge: Bridge, shape: tuple[int, int], bytes_at_hand: int | N
             blocks[block] = blocks.get(block, 0) + value.n_bytes
         else:
             others += value.n_bytes
-    at_hand = free_bytes(bridge.device) // _SHARE if bytes_at_hand is None else bytes_at_hand
-    return max(1, at_hand // (max(blocks.values()) + others))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a run on this device may still take, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (kib,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return int(kib) * 1024
-    except (OSError, ValueError):  # not Linux
-        return _FALLBACK_BYTES
+    if bytes_at_hand is None:
+        free = _C.free_bytes(bridge.device)
+        bytes_at_hand = (_WHERE_NOBODY_SAYS if free is None else free) // _SHARE
+    return max(1, bytes_at_hand // (max(blocks.values()) + others))

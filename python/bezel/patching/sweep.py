@@ -13,7 +13,7 @@ from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
 from bezel.names import HookPoint
 from bezel.patching.cells import Cell, Cells, as_frame, cells_of
-from bezel.patching.corrupted import CorruptedRun, Patched, SweepArguments, write
+from bezel.patching.corrupted import CorruptedRun, SweepArguments, patched
 from bezel.patching.memory import cells_at_once
 from bezel.patching.metrics import Metric, Metrics, Reduce
 from bezel.patching.result import PatchingResult
@@ -46,9 +46,10 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
     """Patches one value at a time from a clean run into a corrupted one, and measures each run.
 
     The sweep is planned: the corrupted run is made once, and cells at block L begin with its stream
-    at L (and its per-layer embeddings, and the keys and values of donors before L), many cells in a
-    batch. Results are those of a loop of `run_with_hooks`, to rounding. Hooks of the Bridge apply;
-    before block L they are called once and not once for each cell.
+    at L (and its per-layer embeddings, and the keys and values of donors before L) at the first
+    position that the patch changes, many cells in a batch. Results are those of a loop of
+    `run_with_hooks`, to rounding. Hooks of the Bridge apply; before block L they are called once
+    and not once for each cell, and where there are any, cells run all positions.
 
     A patch of `hook_resid_pre` is a patch of the stream alone: the per-layer embeddings of the
     blocks from L on, and the keys and values that they share with donors before L, stay corrupted.
@@ -143,33 +144,27 @@ class _Sweep:
         for cell in cells.cells:
             if cell.point is not None:
                 by_value.setdefault(cell.point, []).append(cell)
-        clean = {point: self._clean_value(point) for point in by_value}
-        starts = {point: _start(point, self._model.cfg.n_layers) for point in by_value}
-        shape = (self._run.n_batch, self._run.n_pos)
-        at_once = cells_at_once(self._model, shape, bytes_at_hand)
-        base = self._metrics(self._run.run(s for s in starts.values() if s is not None))
+        clean = {point.name: self._clean_value(point) for point in by_value}
+        at_once = cells_at_once(self._model, (self._run.n_batch, self._run.n_pos), bytes_at_hand)
+        sweep = self._run.sweep(clean)
+        base = self._metrics(sweep.logits)
         store = base.new_full((len(cells.cells), *base.shape), float("nan"))
         bar.update(sum(cell.point is None for cell in cells.cells))
         for point, group in by_value.items():
+            unpatched = sweep.value(point.name)
             for first in range(0, len(group), at_once):
                 some = group[first : first + at_once]
-                patch = self._patch(some, clean[point], point.name)
-                logits = self._run.cells(starts[point], len(some), point.name, patch)
-                for cell, own in zip(some, logits, strict=True):
-                    store[cell.row] = self._metrics(own)
+                values = [self._patched(cell, unpatched, clean[point.name]) for cell in some]
+                for cell, logits in zip(some, sweep.run(point.name, values), strict=True):
+                    store[cell.row] = self._metrics(logits)
                     bar.update()
         return store.movedim(0, 1).reshape(-1, *cells.shape, *base.shape[1:]), base
 
-    def _patch(self, cells: list[Cell], clean: torch.Tensor, name: str) -> Patched:
-        n_batch = self._run.n_batch
-
-        def patch(value: torch.Tensor) -> torch.Tensor:
-            for i, cell in enumerate(cells):
-                rows = value[i * n_batch : (i + 1) * n_batch]
-                write(rows, self._patch_setter(rows, list(cell.indices), clean), name)
-            return value
-
-        return patch
+    def _patched(self, cell: Cell, unpatched: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        assert cell.point is not None
+        value = unpatched.clone()
+        result = self._patch_setter(value, list(cell.indices), clean)
+        return patched(value, result, cell.point.name)
 
     def _clean_value(self, point: HookPoint) -> torch.Tensor:
         if point.name not in self._clean_cache:
@@ -186,11 +181,3 @@ class _Sweep:
                 f"{self._run.n_batch}; wanted as many, or 1"
             )
         return value
-
-
-def _start(point: HookPoint, n_layers: int) -> int | None:
-    """The block at which runs begin that patch this value; None: with the tokens."""
-    if point.layer is not None:
-        return point.layer
-    is_behind = point.name.startswith("ln_final.") or point.name in ("hook_unembed", "hook_logits")
-    return n_layers - 1 if is_behind else None

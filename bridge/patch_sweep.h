@@ -1,0 +1,66 @@
+// Runs that differ from one run in one value each, and begin where they begin to differ.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bezel/bridge/bridge.h"
+
+namespace bezel::bridge {
+
+/// A cell of a sweep is a run in which the value at one name is another. It begins at the block of
+/// that name, with the stream of the unpatched run there (and its per-layer embeddings, and the
+/// keys and values of donors before it), and at the first position where the value is another: the
+/// keys and values of positions before come from the unpatched run too, and so do their logits.
+/// Cells that begin near each other run side by side in a batch. The Bridge must outlive it.
+class PatchSweep {
+ public:
+  /// Runs the input of token ids once, unpatched, and keeps its values at the names to patch.
+  ///
+  /// The edits apply to every run, before the patch. A run from the middle gets those behind its
+  /// beginning, each called with the rows of one cell at a time; it begins with the first position
+  /// then, because a function may count positions from there. Throws as Bridge::run, and
+  /// ArgumentError for an input without ids, or with start_at_layer, stop_at_layer or kv_cache.
+  PatchSweep(const Bridge& bridge, Input input, const std::vector<hooks::Edit>& edits,
+             const std::vector<hooks::Selector>& patched, RunOptions options = {});
+
+  /// Of the unpatched run [batch pos d_vocab].
+  const at::Tensor& logits() const { return logits_; }
+  /// Of the unpatched run, by full name, after the edits. Throws UnknownHookError for any that was
+  /// not asked for.
+  at::Tensor value(const std::string& name) const { return values_->at(name); }
+
+  /// Logits [batch pos d_vocab] of each cell; patched holds the whole value at this name
+  /// [batch …] of each. Throws HookResultError for one of another shape.
+  std::vector<at::Tensor> run(const std::string& name,
+                              const std::vector<at::Tensor>& patched) const;
+
+ private:
+  struct Start {
+    std::optional<int> layer;  // nullopt: the tokens
+    std::int64_t pos = 0;
+    std::int64_t n_cells = 0;
+  };
+  Start start_of(const hooks::SiteRow& at) const;
+  std::int64_t first_change(const hooks::SiteRow& at, const at::Tensor& patched) const;
+  Input input_from(const Start& start) const;
+  std::vector<hooks::Edit> edits_from(const Start& start) const;
+  at::Tensor run_together(const hooks::SiteRow& at, const Start& start,
+                          const at::Tensor& patched) const;
+
+  const Bridge* bridge_;
+  Input input_;
+  RunOptions options_;
+  at::Tensor positions_;  // [batch pos], -1 at padding
+  at::Tensor blocks_;     // [batch pos]: image a token belongs to, -1: none; or undefined
+  std::shared_ptr<const hooks::Plan> plan_;  // of the unpatched run: which edits apply where
+  std::shared_ptr<hooks::ActivationCache> values_;
+  at::Tensor logits_;
+};
+
+}  // namespace bezel::bridge
