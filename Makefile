@@ -67,7 +67,8 @@ names: configure  ## after a change of hooks/hook_points.h: the names that Pytho
 	@$(BUILD)/hooks/list_hook_points python > python/bezel/hook_names.py
 
 bench: build  ## the speed tables
-	@PYTHONPATH=$(BUILD)/python $(or $(PEERS),$(PYTHON_IN_VENV)) tests/bench/bench.py $(if $(WRITE),--write $(WRITE))
+	@PYTHONPATH=$(BUILD)/python $(or $(PEERS),$(PYTHON_IN_VENV)) tests/bench/bench.py \
+	  --programs $(BUILD)/tests $(if $(WRITE),--write $(WRITE))
 
 bench-peers: build  ## the same beside TransformerLens and nnsight (in .venv-peers, over .venv)
 	@test -x .venv-peers/bin/python || $(PYTHON_IN_VENV) -m venv .venv-peers

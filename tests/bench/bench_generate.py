@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
+from models import load_reference, make_checkpoint
 from report import table
 from timing import median_ms
 
 import bezel
-from bench import E2B_WIDTH, TINY, load_reference, make_checkpoint
 
 _PEER = "transformers generate"
 
@@ -63,28 +56,3 @@ def bench_generation(
         )  # fmt: skip
     rates = [f"{name} {n_new / ms * 1e3:.0f}" for name, ms in medians.items()]
     return table(title, medians, _PEER, "New tokens a second: " + ", ".join(rates) + ".")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each table")
-    parser.add_argument("--only", choices=["tiny", "e2b"], help="one table")
-    arguments = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads.\n", flush=True)
-    if arguments.only in (None, "tiny"):
-        print(bench_generation(
-            "Generation, tiny: 10 layers, width 128, 32 + 64 tokens, float32",
-            TINY, torch.float32, (32, 64), arguments.seconds,
-        ), flush=True)  # fmt: skip
-    if arguments.only in (None, "e2b"):
-        print(bench_generation(
-            "Generation, E2B width: 10 layers, 64 + 16 tokens, bfloat16",
-            E2B_WIDTH, torch.bfloat16, (64, 16), arguments.seconds,
-        ), flush=True)  # fmt: skip
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
