@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 import torch
@@ -13,6 +13,7 @@ from bezel.arguments import ForwardArguments, ModelInput, core_input
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
 from bezel.running import Running
+from bezel.sae_keeping import StepKeeper
 from bezel.selection import NamesFilter, selectors
 
 ReturnType: TypeAlias = Literal["input", "str", "tokens"]
@@ -104,17 +105,18 @@ class Generating(Running):
         if gives_text:
             text.wanted_tokenizer(self.tokenizer)
         request = _C.Request()
-        for chosen in selectors(names_filter) if return_cache else ():
-            request.record(chosen)
         options = _options(max_new_tokens, arguments)
         options.keeps_logits, options.keeps_values = output_logits, return_cache
-        generation = self._begin(input, request, options, arguments)
+        keepers = self._record(request, names_filter, options) if return_cache else []
+        generation = self._begin(input, request, options, arguments, keepers)
         for _ in _steps(generation, max_new_tokens, arguments.get("verbose", True)):
             pass
         result = generation.result()
         output: Any = self._texts_of(result.tokens, input) if gives_text else result.tokens
         extra: list[Any] = [result.logits] if output_logits else []
         if result.cache is not None:
+            for keeper in keepers:
+                keeper.move_to(result.cache)
             extra.append(ActivationCache(result.cache, self))
         return (output, *extra) if extra else output
 
@@ -140,12 +142,21 @@ class Generating(Running):
         generation = self._begin(input, _C.Request(), options, arguments)
         yield from _steps(generation, max_new_tokens, verbose=False)
 
+    def _record(
+        self, request: _C.Request, names_filter: NamesFilter, options: _C.GenerateOptions
+    ) -> list[StepKeeper]:
+        """Asks the core for values; gives what keeps those that it does not know."""
+        for chosen in selectors(names_filter):
+            request.record(chosen)
+        return []
+
     def _begin(
         self,
         input: ModelInput,
         request: _C.Request,
         options: _C.GenerateOptions,
         arguments: GenerateArguments,
+        keepers: Iterable[StepKeeper] = (),
     ) -> _StoppedGeneration:
         side = arguments.get("padding_side", "left")
         if side != "left":
@@ -162,6 +173,8 @@ class Generating(Running):
         if stops:
             text.wanted_tokenizer(self.tokenizer)
         self._add_registered(request, made, is_partial=False)
+        for keeper in keepers:
+            keeper.add_to(request)
         core = _C.Generation(self._core, made, request, self._path, options)
         return _StoppedGeneration(core, stops, self.tokenizer)
 

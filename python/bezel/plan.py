@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,9 +20,18 @@ class PlannedValue(NamedTuple):
     dtype: torch.dtype
     n_bytes: int
 
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> PlannedValue:
+        """One with memory of its own."""
+        return cls(name, shape, dtype, math.prod(shape) * dtype.itemsize)
+
 
 class Plan:
     """The values that a run would keep, and their bytes. Prints as a table.
+
+    Attributes:
+        values: By name, in the order of a run; those inside SAEs behind the others.
+        cache_bytes: Of all together; names of one tensor share its memory.
 
     Example:
         >>> plan = b.plan((1, 9), "blocks.*.hook_resid_post")
@@ -43,3 +55,12 @@ class Plan:
         ]
         total = f"{len(self.values)} values, {self.cache_bytes / 2**20:.2f} MiB in all"
         return "\n".join([*lines, total])
+
+
+def with_values(plan: Plan, others: Sequence[PlannedValue], alone: bool) -> Plan:
+    """A plan with these values behind its own; alone: in their place."""
+    made = copy.copy(plan)
+    made.values = [*others] if alone else [*plan.values, *others]
+    own_bytes = 0 if alone else plan.cache_bytes
+    made.cache_bytes = own_bytes + sum(value.n_bytes for value in others)
+    return made

@@ -4,70 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import nn
 
-from bezel.errors import ArgumentError, ModelMismatchError, UnsupportedError
+from bezel.errors import ArgumentError
 from bezel.hooks import HookPair
+from bezel.sae_config import SAEConfig as SAEConfig
+from bezel.sae_config import check_shapes
 
-Architecture: TypeAlias = Literal["standard", "gated", "jumprelu", "topk"]
 # Shows a value inside the SAE under its name, and gives what to go on with.
 Tap: TypeAlias = Callable[[str, torch.Tensor], torch.Tensor]
-
-_EVERY = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
-_OWN = {
-    "standard": ("b_enc",),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-}
 
 
 def _untouched(name: str, value: torch.Tensor) -> torch.Tensor:
     return value
-
-
-@dataclasses.dataclass(frozen=True)
-class SAEConfig:
-    """What an SAE is, beside its weights.
-
-    Attributes:
-        architecture: "standard" (ReLU), "gated", "jumprelu" or "topk".
-        d_in: Width of what it reads and writes.
-        d_sae: Number of features.
-        hook_name: The value that it was trained on: "blocks.3.hook_resid_post".
-        apply_b_dec_to_input: The encoder reads x - b_dec instead of x.
-        k: Features that "topk" keeps.
-        rescale_acts_by_decoder_norm: "topk" chooses by activation times norm of the decoder's row.
-        metadata: Whatever else the file said, as it said it.
-    """
-
-    architecture: Architecture
-    d_in: int
-    d_sae: int
-    hook_name: str | None = None
-    apply_b_dec_to_input: bool = True
-    k: int | None = None
-    rescale_acts_by_decoder_norm: bool = False
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.architecture not in _OWN:
-            raise UnsupportedError(
-                f"an SAE of architecture {self.architecture!r}; bezel computes {', '.join(_OWN)}"
-            )
-        if self.architecture == "topk" and not 0 < (self.k or 0) <= self.d_sae:
-            raise ModelMismatchError(f"top-k keeps k={self.k} of {self.d_sae} features")
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight, by name."""
-        sizes = {"d_in": self.d_in, "d_sae": self.d_sae}
-        shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in _EVERY.items()}
-        return shapes | dict.fromkeys(_OWN[self.architecture], (self.d_sae,))
 
 
 class SAE(nn.Module):
@@ -264,27 +218,6 @@ def _topk(sae: Any, x: torch.Tensor, tap: Tap) -> torch.Tensor:
 
 
 _ENCODERS = {"standard": _standard, "gated": _gated, "jumprelu": _jumprelu, "topk": _topk}
-
-
-def check_shapes(cfg: SAEConfig, shapes: Mapping[str, Iterable[int]], where: str = "") -> None:
-    """Raises ModelMismatchError unless these are the weights that the configuration asks for."""
-    wanted = cfg.weight_shapes()
-    for name in sorted(wanted.keys() | shapes.keys()):
-        if name not in shapes:
-            got = "is missing"
-        elif name not in wanted:
-            raise ModelMismatchError(
-                f'{where}"{name}" is no weight of a {cfg.architecture} SAE; it has '
-                f"{', '.join(wanted)}"
-            )
-        elif tuple(shapes[name]) == wanted[name]:
-            continue
-        else:
-            got = f"is {list(shapes[name])}"
-        raise ModelMismatchError(
-            f'{where}"{name}" {got}; a {cfg.architecture} SAE with d_in={cfg.d_in} and '
-            f"d_sae={cfg.d_sae} wants {list(wanted[name])}"
-        )
 
 
 def name_of(sae: SAE) -> str:

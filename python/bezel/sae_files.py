@@ -17,7 +17,7 @@ from bezel.errors import (
     ResourceLimitError,
     UnsupportedError,
 )
-from bezel.sae import SAEConfig, check_shapes
+from bezel.sae_config import SAEConfig, check_shapes
 
 try:
     import safetensors

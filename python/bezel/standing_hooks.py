@@ -81,10 +81,11 @@ class StandingHooks(Tokens):
             >>> b.add_hook("blocks.3.attn.hook_z", lambda z, hook: z * 0)
             >>> b.reset_hooks()
         """
-        made = RegisteredHook(name, hook, dir, self._standing_contexts).resolve(self._core)
-        made.is_permanent, made.level = bool(is_permanent), level
+        made = self._made(name, hook, dir)
+        for one in made:
+            one.is_permanent, one.level = bool(is_permanent), level
         with self._standing_lock:
-            self._standing = (made, *self._standing) if prepend else (*self._standing, made)
+            self._standing = (*made, *self._standing) if prepend else (*self._standing, *made)
 
     def add_perma_hook(self, name: HookNames, hook: HookFunction, dir: Direction = "fwd") -> None:
         """`add_hook` with is_permanent=True: it stays through a plain `reset_hooks`.
@@ -168,12 +169,12 @@ class StandingHooks(Tokens):
         _check_direction(dir)
         hooks = [
             hook
-            for hook in self._registered()
+            for hook in self._held()
             if dir in ("both", hook.dir) and (including_permanent or not hook.is_permanent)
         ]
         chosen = None if name_filter is None else self._dtypes(name_filter)
         by_name: dict[str, list[RegisteredHook]] = {}
-        for name, *_ in self._core.hook_points():
+        for name in self._axes() | {name: () for hook in hooks for name in hook.names}:
             at_name = [hook for hook in hooks if name in hook.names]
             if at_name and (chosen is None or name in chosen):
                 by_name[name] = at_name
@@ -245,7 +246,7 @@ class StandingHooks(Tokens):
         """
         save = Saver(
             kept={} if cache is None else cache,
-            axes={name: tuple(axes) for name, axes, *_ in self._core.hook_points()},
+            axes=self._axes(),
             device=None if device is None else loading.find_device(device),
             remove_batch_dim=remove_batch_dim,
             pos_slice=pos_slice,
@@ -277,7 +278,11 @@ class StandingHooks(Tokens):
             self._standing = (*self._standing, *hooks)
 
     def _registered(self) -> list[RegisteredHook]:
-        """The hooks that a run which starts now applies before its own, in this order."""
+        """What a run which starts now applies before its own hooks, in this order."""
+        return self._held()
+
+    def _held(self) -> list[RegisteredHook]:
+        """The hooks that stand, and those of the open `with` blocks."""
         if not self._standing and not open_hooks.any_open():
             return []
         hooks = list(self._standing)
@@ -301,9 +306,18 @@ class StandingHooks(Tokens):
     ) -> list[RegisteredHook]:
         """The hooks of one call, as the core will check them."""
         return [
-            *hooks_of(self._core, fwd_hooks, "fwd", contexts),
-            *hooks_of(self._core, bwd_hooks, "bwd", contexts),
+            *self._hooks_of(fwd_hooks, "fwd", contexts),
+            *self._hooks_of(bwd_hooks, "bwd", contexts),
         ]
+
+    def _hooks_of(
+        self, pairs: Iterable[HookPair] | None, dir: Direction, contexts: Contexts
+    ) -> list[RegisteredHook]:
+        return hooks_of(self._core, pairs, dir, contexts)
+
+    def _made(self, name: HookNames, hook: HookFunction, dir: Direction) -> list[RegisteredHook]:
+        """What `add_hook` lets stand."""
+        return [RegisteredHook(name, hook, dir, self._standing_contexts).resolve(self._core)]
 
     def _resolved(
         self,
@@ -319,7 +333,11 @@ class StandingHooks(Tokens):
         chosen: dict[str, torch.dtype] = {}
         for one in selectors(names_filter):
             chosen.update(dtypes_of(self._core, one))
-        return {name: chosen[name] for name, *_ in self._core.hook_points() if name in chosen}
+        return {name: chosen[name] for name in self._axes() if name in chosen}
+
+    def _axes(self) -> dict[str, tuple[str, ...]]:
+        """Every value and its axis words, in the order of a run."""
+        return {name: tuple(axes) for name, axes, *_ in self._core.hook_points()}
 
 
 def _check_direction(direction: str) -> None:
