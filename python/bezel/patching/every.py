@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -16,6 +16,8 @@ from bezel.patching.sweep import SweepResult, Values, generic_activation_patch
 
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
+
+HeadSweep: TypeAlias = Callable[..., torch.Tensor]
 
 
 def get_act_patch_block_every(
@@ -65,14 +67,7 @@ def get_act_patch_block_every(
     )
 
 
-def get_act_patch_attn_head_all_pos_every(
-    model: Bridge,
-    corrupted_tokens: ModelInput,
-    clean_cache: Values,
-    metric: Metric,
-    **arguments: Any,
-) -> torch.Tensor:
-    """Sweeps every head at all positions: its output, queries, keys, values and pattern.
+_DOC = """Sweeps every head at {places}: its output, queries, keys, values and pattern.
 
     Args:
         model: The Bridge.
@@ -82,63 +77,58 @@ def get_act_patch_attn_head_all_pos_every(
         **arguments: Of `generic_activation_patch`.
 
     Returns:
-        [value layer head], values in the order above. For k and v, heads are key/value heads: NaN
-        behind the last of them, and in layers that share keys and values.
+        [{axes}], values in the order above. For k and v, heads are key/value heads: NaN behind the
+        last of them, and in layers that share keys and values. The position of a pattern is its
+        q_pos.
 
     Example:
         >>> _, cache = b.run_with_cache("Of 7 and 22")
         >>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
-        >>> get_act_patch_attn_head_all_pos_every(b, "Of 7 and 4", cache, metric).shape
-        torch.Size([5, 10, 4])
+        >>> {name}(b, "Of 7 and 4", cache, metric).ndim
+        {n_axes}
     """
-    sweeps = (
-        named.get_act_patch_attn_head_out_all_pos,
-        named.get_act_patch_attn_head_q_all_pos,
-        named.get_act_patch_attn_head_k_all_pos,
-        named.get_act_patch_attn_head_v_all_pos,
-        named.get_act_patch_attn_head_pattern_all_pos,
-    )
-    every = (s(model, corrupted_tokens, clean_cache, metric, **arguments) for s in sweeps)
-    return _stacked([_tensor(one) for one in every])
 
 
-def get_act_patch_attn_head_by_pos_every(
-    model: Bridge,
-    corrupted_tokens: ModelInput,
-    clean_cache: Values,
-    metric: Metric,
-    **arguments: Any,
-) -> torch.Tensor:
-    """Sweeps every head at each position: its output, queries, keys, values and pattern.
+def _every_head(name: str, places: str, axes: str, *sweeps: named.NamedSweep) -> HeadSweep:
+    def every(
+        model: Bridge,
+        corrupted_tokens: ModelInput,
+        clean_cache: Values,
+        metric: Metric,
+        **arguments: Any,
+    ) -> torch.Tensor:
+        results = [
+            _tensor(sweep(model, corrupted_tokens, clean_cache, metric, **arguments))
+            for sweep in sweeps
+        ]
+        results[-1] = results[-1].movedim(1, -1)  # a pattern's head stands before its q_pos
+        return _stacked(results)
 
-    Args:
-        model: The Bridge.
-        corrupted_tokens: Token ids [batch pos], or text.
-        clean_cache: The clean run's z, q, k, v and pattern.
-        metric: Of one cell's logits [batch pos d_vocab].
-        **arguments: Of `generic_activation_patch`.
+    every.__doc__ = _DOC.format(name=name, places=places, axes=axes, n_axes=len(axes.split()))
+    every.__name__ = every.__qualname__ = name
+    return every
 
-    Returns:
-        [value layer pos head], values in the order above; NaN as in the sweep of all positions. The
-        position of a pattern is its q_pos.
 
-    Example:
-        >>> _, cache = b.run_with_cache("Of 7 and 22")
-        >>> metric = lambda logits: logits[0, -1, b.to_single_token("22")]
-        >>> get_act_patch_attn_head_by_pos_every(b, "Of 7 and 4", cache, metric).shape
-        torch.Size([5, 10, 5, 4])
-    """
-    sweeps = (
-        named.get_act_patch_attn_head_out_by_pos,
-        named.get_act_patch_attn_head_q_by_pos,
-        named.get_act_patch_attn_head_k_by_pos,
-        named.get_act_patch_attn_head_v_by_pos,
-        named.get_act_patch_attn_head_pattern_by_pos,
-    )
-    every = (s(model, corrupted_tokens, clean_cache, metric, **arguments) for s in sweeps)
-    results = [_tensor(one) for one in every]
-    results[-1] = results[-1].transpose(1, 2)
-    return _stacked(results)
+get_act_patch_attn_head_all_pos_every = _every_head(
+    "get_act_patch_attn_head_all_pos_every",
+    "all positions",
+    "value layer head",
+    named.get_act_patch_attn_head_out_all_pos,
+    named.get_act_patch_attn_head_q_all_pos,
+    named.get_act_patch_attn_head_k_all_pos,
+    named.get_act_patch_attn_head_v_all_pos,
+    named.get_act_patch_attn_head_pattern_all_pos,
+)
+get_act_patch_attn_head_by_pos_every = _every_head(
+    "get_act_patch_attn_head_by_pos_every",
+    "each position",
+    "value layer pos head",
+    named.get_act_patch_attn_head_out_by_pos,
+    named.get_act_patch_attn_head_q_by_pos,
+    named.get_act_patch_attn_head_k_by_pos,
+    named.get_act_patch_attn_head_v_by_pos,
+    named.get_act_patch_attn_head_pattern_by_pos,
+)
 
 
 def _tensor(result: SweepResult) -> torch.Tensor:
