@@ -52,11 +52,25 @@ class KvCache:
         return self._core.frozen
 
     def freeze(self) -> None:
-        """From now on runs read it and leave it as it is."""
+        """From now on runs read it and leave it as it is.
+
+        Example:
+            >>> kv_cache = bezel.KvCache(b)
+            >>> kv_cache.freeze()
+            >>> kv_cache
+            KvCache(n_seen=0, frozen)
+        """
         self._core.frozen = True
 
     def unfreeze(self) -> None:
-        """From now on runs leave their tokens here."""
+        """From now on runs leave their tokens here.
+
+        Example:
+            >>> kv_cache = bezel.KvCache(b)
+            >>> kv_cache.unfreeze()
+            >>> kv_cache.frozen
+            False
+        """
         self._core.frozen = False
 
     def __len__(self) -> int:
