@@ -18,6 +18,7 @@ from bezel.sae_config import check_shapes
 
 # Shows a value inside the SAE under its name, and gives what to go on with.
 Tap: TypeAlias = Callable[[str, torch.Tensor], torch.Tensor]
+_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def _untouched(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -49,6 +50,44 @@ class SAE(nn.Module):
             weight = weights[name]
             made = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, False)
             self.register_parameter(name, made)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        subfolder: str | None = None,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """Loads an SAE from a folder, or from a repository of the Hugging Face hub.
+
+        Args:
+            name: A local folder, or a hub id such as "google/gemma-scope-2-4b-it" (the Hugging Face
+                cache first).
+            subfolder: Where in it the SAE is: "resid_post/layer_12_width_16k_l0_medium". Only the
+                files of this one SAE are fetched.
+            revision: Of a hub id.
+            local_files_only: True never asks the network.
+            **arguments: device, dtype and norm_scaling_factor, as in `load_from_disk`.
+
+        Returns:
+            The SAE, frozen.
+
+        Raises:
+            CheckpointError: There is no such folder or repository, it could not be reached, or what
+                it holds is refused, as in `load_from_disk`.
+            ArgumentError: The subfolder leads out of the repository.
+
+        Example:
+            >>> bezel.SAE.from_pretrained("tests/data", "nano_sae").cfg.d_in
+            96
+        """
+        from bezel import sae_hub
+
+        folder = sae_hub.find_folder(str(name), subfolder, revision, local_files_only)
+        return cls.load_from_disk(folder, **arguments)
 
     @classmethod
     def load_from_disk(
@@ -83,7 +122,7 @@ class SAE(nn.Module):
         """
         from bezel import sae_files
 
-        if dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        if dtype not in _DTYPES:
             raise ArgumentError(f"dtype is {dtype!r}; wanted float32, bfloat16 or float64")
         cfg, weights = sae_files.read(Path(path), norm_scaling_factor)
         return cls(cfg, {name: w.to(device, dtype) for name, w in weights.items()})

@@ -29,7 +29,9 @@ Shapes: TypeAlias = dict[str, list[int]]
 Read: TypeAlias = tuple[SAEConfig, dict[str, str]]  # and the name here of every tensor there
 _SAELENS = ("cfg.json", "sae_weights.safetensors")
 _GEMMA_SCOPE_2 = ("config.json", "params.safetensors")
+LAYOUTS = (_SAELENS, _GEMMA_SCOPE_2)
 _MAX_JSON_BYTES = 1 << 20
+_N_TOLD = 3  # folders that an error lists
 _FLOATS = ("F64", "F32", "BF16", "F16")
 # Where Gemma Scope 2 stands among transformers' modules → the value here.
 _GEMMA_SCOPE_SITES = {
@@ -66,13 +68,38 @@ def read(
 
 def _layout(folder: Path) -> tuple[tuple[str, str], Callable[[_Fields, Shapes], Read]]:
     """The files of a folder, and what reads the first of them."""
-    for names, read_config in ((_SAELENS, _saelens), (_GEMMA_SCOPE_2, _gemma_scope_2)):
-        if all((folder / name).is_file() for name in names):
+    for names, read_config in zip(LAYOUTS, (_saelens, _gemma_scope_2), strict=True):
+        if _has_all(folder, names):
             return names, read_config
-    raise FormatError(
-        f"{folder} has neither {' and '.join(_SAELENS)} (SAELens) nor "
+    told = f"{folder} has neither {' and '.join(_SAELENS)} (SAELens) nor " + (
         f"{' and '.join(_GEMMA_SCOPE_2)} (Gemma Scope 2)"
     )
+    if not folder.is_dir():
+        told += "; it is no folder. From the hub: SAE.from_pretrained(id, subfolder=…)"
+    elif inner := _inner_saes(folder):
+        told += f"; SAEs are in {', '.join(inner)}"
+    raise FormatError(told)
+
+
+def has_layout(folder: Path) -> bool:
+    """True where the files of an SAE are in a folder."""
+    return any(_has_all(folder, names) for names in LAYOUTS)
+
+
+def _has_all(folder: Path, names: tuple[str, str]) -> bool:
+    return all((folder / name).is_file() for name in names)
+
+
+def _inner_saes(folder: Path) -> list[str]:
+    """Some folders inside, one or two steps down, that hold an SAE."""
+    found = {
+        config.parent
+        for names in LAYOUTS
+        for depth in ("*", "*/*")
+        for config in folder.glob(f"{depth}/{names[0]}")
+        if _has_all(config.parent, names)
+    }
+    return [path.relative_to(folder).as_posix() for path in sorted(found)[:_N_TOLD]]
 
 
 def write(folder: Path, cfg: SAEConfig, weights: dict[str, torch.Tensor]) -> None:

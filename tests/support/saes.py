@@ -14,11 +14,11 @@ def random_sae(architecture: str, d_in: int, name: str | None = None, **fields: 
     """An SAE in which nothing is neutral: every bias, threshold and gate counts."""
     import bezel
 
-    d_sae = fields.pop("d_sae", 2 * d_in + 3)
+    d_sae, seed = fields.pop("d_sae", 2 * d_in + 3), fields.pop("seed", 0)
     if architecture == "topk":
         fields.setdefault("k", min(3, d_sae))
     cfg = bezel.SAEConfig(architecture, d_in, d_sae, name, **fields)
-    rng = torch.Generator().manual_seed(fields.pop("seed", 0))
+    rng = torch.Generator().manual_seed(seed)
     weights = {
         weight: torch.randn(shape, generator=rng) / math.sqrt(d_in if len(shape) == 2 else 4.0)
         for weight, shape in cfg.weight_shapes().items()
