@@ -195,8 +195,8 @@ TEST_P(PatchSweepTest, CellsFarFromEachOtherRunApart) {
     made.run("hook_embed", cells);
     return Products::n_rows;
   };
-  EXPECT_EQ(n_rows({60, 1}), 2 * 2 * 60);  // together: 2 * 59 tokens wasted
-  EXPECT_EQ(n_rows({70, 1}), 2 * 70);      // apart
+  EXPECT_EQ(n_rows({32, 1}), 2 * 2 * 32);  // together: 2 * 31 tokens wasted
+  EXPECT_EQ(n_rows({34, 1}), 2 * 34);      // apart
 }
 
 TEST_P(PatchSweepTest, ACellThatChangesNothingRunsNothing) {
