@@ -1,4 +1,4 @@
-"""Attribution, edges, paths and ablations, each against runs that do what it says."""
+"""Attribution, edges and ablations, each against runs that do what it says."""
 
 from __future__ import annotations
 
@@ -16,33 +16,17 @@ from bezel.patching import (
     attribution_patch,
     edge_attribution,
     generic_activation_patch,
-    path_patch,
 )
 from support import fixtures
+from support.direct_paths import CLEAN, CORRUPTED, LENGTH, added, close, metric, put
 from support.lab import Lab
 
-LENGTH = 7
-CORRUPTED = fixtures.tokens(LENGTH)
-CLEAN = fixtures.tokens(LENGTH, seed=3)
 STEP = 1e-5
 SLOPE_GAP = 1e-5
-EXACT = 1e-10
 
 
 def float64(lab: Lab, name: str) -> Any:
     return lab.bridge(name, path="open", dtype=torch.float64)
-
-
-def metric(logits: torch.Tensor) -> torch.Tensor:
-    return (logits[:, -1, 5] - 2 * logits[:, -2, 9]).sum()
-
-
-def added(by: torch.Tensor) -> Any:
-    return lambda value, hook: value + by
-
-
-def put(value: torch.Tensor) -> Any:
-    return lambda old, hook: value
 
 
 def slope(bridge: Any, name: str, along: torch.Tensor, *others: Any) -> float:
@@ -52,10 +36,6 @@ def slope(bridge: Any, name: str, along: torch.Tensor, *others: Any) -> float:
         for t in (STEP, -STEP)
     ]
     return (ends[0] - ends[1]) / (2 * STEP)
-
-
-def close(got: float, want: float, gap: float = SLOPE_GAP) -> bool:
-    return abs(got - want) <= gap * max(1.0, abs(want))
 
 
 # --- attribution ----------------------------------------------------------------------------------
@@ -70,7 +50,7 @@ def test_attributions_are_the_slopes_of_patches(lab: Lab, name: str) -> None:
     assert len(scores) > 25 * bridge.cfg.n_layers
     for at in list(scores)[::7]:
         want = slope(bridge, at, clean[at] - corrupted[at])
-        assert close(float(scores[at].sum()), want), at
+        assert close(float(scores[at].sum()), want, SLOPE_GAP), at
 
 
 def test_attributions_keep_the_axes_that_are_no_widths(lab: Lab) -> None:
@@ -147,7 +127,7 @@ def test_edges_are_the_slopes_of_what_arrives_along_the_way_of_the_inputs(
         steps = [k / n_steps for k in range(1, n_steps + 1)] or [0.0]
         slopes = [slope(bridge, at, change, *moved_inputs(clean, corrupted, t)) for t in steps]
         u, v = label.split(" -> ")
-        assert close(edges[u, v], sum(slopes) / len(steps)), label
+        assert close(edges[u, v], sum(slopes) / len(steps), SLOPE_GAP), label
 
     want("hook_full_embed", 0, "blocks.0.hook_attn_in", 0, "embed -> 0_attn_in")
     want("hook_full_embed", 0, "blocks.3.hook_mlp_in", 3, "embed -> 3_mlp_in")
@@ -172,132 +152,6 @@ def test_only_later_branches_have_edges(lab: Lab) -> None:
     assert math.isnan(edges["ple_inputs", "2_attn_in"])
     with pytest.raises(ArgumentError, match="none of embed"):
         edges["9_attn_out", "logits"]
-
-
-# --- paths ----------------------------------------------------------------------------------------
-
-
-class Paths:
-    """Direct paths by hand: the change of the stream, put before one reader."""
-
-    def __init__(self, bridge: Any) -> None:
-        self.bridge = bridge
-        self.clean = bridge.run_with_cache(CLEAN)[1]
-        self.corrupted = bridge.run_with_cache(CORRUPTED)[1]
-        self.scalars = bridge.layer_scalars.tolist()
-
-    def change(self, at: str, hooks: Any) -> torch.Tensor:
-        _, cache = self.bridge.run_with_cache(CORRUPTED, at, fwd_hooks=hooks)
-        return cache[at] - self.corrupted[at]
-
-    def arriving(self, change: torch.Tensor, first: int, block: int) -> torch.Tensor:
-        return change * math.prod(self.scalars[first:block])
-
-    def read(self, at: str, hooks: Any) -> torch.Tensor:
-        return self.bridge.run_with_cache(CORRUPTED, at, fwd_hooks=hooks)[1][at]
-
-    def measure(self, *hooks: Any) -> float:
-        return float(metric(self.bridge.run_with_hooks(CORRUPTED, list(hooks))))
-
-    def got(self, sender: Any, receivers: Any) -> float:
-        patched = path_patch(
-            self.bridge, CORRUPTED, CLEAN, sender=sender, receivers=receivers, metric=metric
-        )
-        return float(patched)
-
-
-@pytest.fixture
-def paths(lab: Lab) -> Paths:
-    return Paths(float64(lab, "e2b"))  # 4, 5, 6 share with 2; 7 with 3
-
-
-def test_a_path_into_one_head_is_the_stream_with_its_scalars(paths: Paths) -> None:
-    z = paths.corrupted["blocks.1.attn.hook_z"].clone()
-    z[:, :, 2] = paths.clean["blocks.1.attn.hook_z"][:, :, 2]
-    change = paths.change("blocks.1.hook_attn_out", [("blocks.1.attn.hook_z", put(z))])
-    before = [("blocks.3.hook_attn_in", added(paths.arriving(change, 1, 3)))]
-    q = paths.corrupted["blocks.3.attn.hook_q"].clone()
-    q[:, :, 1] = paths.read("blocks.3.attn.hook_q", before)[:, :, 1]
-    want = paths.measure(("blocks.3.attn.hook_q", put(q)))
-    got = paths.got(("blocks.1.attn.hook_z", 2), ("blocks.3.attn.hook_q", 1))
-    assert close(got, want, EXACT)
-    assert not close(want, paths.measure(), 1e-6)
-
-
-def test_a_sharing_layer_hears_a_sender_by_its_queries_and_by_its_donor(paths: Paths) -> None:
-    sender, z = "blocks.1.hook_mlp_out", "blocks.5.attn.hook_z"
-    change = paths.clean[sender] - paths.corrupted[sender]
-    donor = [("blocks.2.hook_attn_in", added(paths.arriving(change, 1, 2)))]
-    hooks = [("blocks.5.hook_attn_in", added(paths.arriving(change, 1, 5)))]
-    only_queries = paths.read(z, hooks)
-    for shared, own in (("shared_k", "rot_k"), ("shared_v", "v_normed")):
-        value = paths.read(f"blocks.2.attn.hook_{own}", donor)
-        hooks.append((f"blocks.5.attn.hook_{shared}", put(value)))
-    want = paths.measure((z, put(paths.read(z, hooks))))
-    assert close(paths.got(sender, z), want, EXACT)
-    assert not close(want, paths.measure((z, put(only_queries))), 1e-6)
-
-
-def test_the_keys_of_a_donor_reach_every_sharer_directly(paths: Paths) -> None:
-    key, last = "blocks.2.attn.hook_rot_k", "blocks.7.hook_resid_post"
-    total = torch.zeros_like(paths.corrupted[last])
-    for layer in (2, 4, 5, 6):
-        name = key if layer == 2 else f"blocks.{layer}.attn.hook_shared_k"
-        out = f"blocks.{layer}.hook_attn_out"
-        change = paths.change(out, [(name, put(paths.clean[key]))])
-        total += paths.arriving(change, layer, 8)
-    want = paths.measure((last, added(total)))
-    assert close(paths.got(key, last), want, EXACT)
-
-
-def test_per_layer_inputs_reach_the_end_through_their_own_blocks(paths: Paths) -> None:
-    last = "blocks.7.hook_resid_post"
-    total = torch.zeros_like(paths.corrupted[last])
-    for i in range(8):
-        name = f"blocks.{i}.ple.hook_input"
-        change = paths.change(f"blocks.{i}.hook_ple_out", [(name, put(paths.clean[name]))])
-        total += paths.arriving(change, i, 8)
-    want = paths.measure((last, added(total)))
-    assert close(paths.got("ple.hook_inputs", last), want, EXACT)
-    change = paths.change(
-        "blocks.3.hook_ple_out",
-        [("blocks.3.ple.hook_input", put(paths.clean["blocks.3.ple.hook_input"]))],
-    )
-    want = paths.measure((last, added(paths.arriving(change, 3, 8))))
-    assert close(paths.got("blocks.3.ple.hook_input", last), want, EXACT)
-
-
-def test_the_embeddings_reach_the_end_by_the_stream_alone(paths: Paths) -> None:
-    """The way over per-layer inputs is one of its own, by name."""
-    name, last = "hook_full_embed", "blocks.7.hook_resid_post"
-    change = paths.clean[name] - paths.corrupted[name]
-    want = paths.measure((last, added(paths.arriving(change, 0, 8))))
-    assert close(paths.got(name, last), want, EXACT)
-    inputs = paths.read("ple.hook_inputs", [(name, put(paths.clean[name]))])
-    want = paths.measure(("ple.hook_inputs", put(inputs)))
-    assert close(paths.got(name, "ple.hook_inputs"), want, EXACT)
-
-
-def test_one_receiver_tells_no_other_what_it_heard(paths: Paths) -> None:
-    sender, early, late = "blocks.1.hook_attn_out", "blocks.3.hook_mlp_out", "blocks.5.attn.hook_q"
-    change = paths.clean[sender] - paths.corrupted[sender]
-    hooks = []
-    for name, before, block in (
-        (early, "blocks.3.hook_mlp_in", 3),
-        (late, "blocks.5.hook_attn_in", 5),
-    ):
-        arriving = paths.arriving(change, 1, block)
-        hooks.append((name, put(paths.read(name, [(before, added(arriving))]))))
-    assert close(paths.got(sender, [early, late]), paths.measure(*hooks), EXACT)
-
-
-def test_receivers_before_the_sender_and_heads_that_are_none_are_refused(paths: Paths) -> None:
-    with pytest.raises(ArgumentError, match="not behind"):
-        paths.got("blocks.3.attn.hook_z", "blocks.3.attn.hook_q")
-    with pytest.raises(ArgumentError, match="no head 4; it has 4"):
-        paths.got(("blocks.3.attn.hook_z", 4), "hook_logits")
-    with pytest.raises(ArgumentError, match="no head 0; it has none"):
-        paths.got(("blocks.3.hook_attn_out", 0), "hook_logits")
 
 
 # --- ablations ------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def ablated(
         By name, with the shapes of the reference. "mean" counts padding too: give rows without it.
 
     Raises:
-        ArgumentError: "resample" of a single row, or a value without a position axis for "mean".
+        ArgumentError: "resample" of a single row, or "mean" of a value with two position axes.
 
     Example:
         >>> means = ablated(b, ["Of 7 and 22", "Of 5 and 4"], "mean", "blocks.*.attn.hook_z")

@@ -38,7 +38,7 @@ def attribution_patch(
     Args:
         model: The Bridge. Its hooks apply.
         tokens: The corrupted run: token ids [batch pos], or text.
-        clean: The clean run: its cache, its ids, or its text.
+        clean: The clean run: its cache, its ids, or its text; one row serves all.
         metric: Of the corrupted run's logits [batch pos d_vocab]; a number with a gradient.
         names_filter: Which values, as in `run_with_cache`. None is every value of a clean cache,
             or every value that is not on demand; naming few costs less.
@@ -68,16 +68,21 @@ def attribution_patch(
     for name in names:
         if f"{name}_grad" not in corrupted:
             continue
-        difference = clean_values[name] - corrupted[name]
-        if difference.shape != corrupted[name].shape:
-            raise ArgumentError(
-                f'"{name}" is {list(clean_values[name].shape)} in the clean run and '
-                f"{list(corrupted[name].shape)} in the corrupted one; wanted equal shapes"
-            )
+        difference = difference_of(name, clean_values[name], corrupted[name])
         widths = [i for i, axis in enumerate(axes[name]) if axis.startswith("d_") or axis == "1"]
         product = difference * corrupted[f"{name}_grad"]
         made[name] = product.sum(widths) if widths else product
     return made
+
+
+def difference_of(name: str, clean: torch.Tensor, corrupted: torch.Tensor) -> torch.Tensor:
+    """What a patch adds, clean - corrupted [batch …]. Raises ArgumentError for unequal shapes."""
+    if clean.shape[0] not in (1, corrupted.shape[0]) or clean.shape[1:] != corrupted.shape[1:]:
+        raise ArgumentError(
+            f'"{name}" is {list(clean.shape)} in the clean run and {list(corrupted.shape)} in the '
+            "corrupted one; wanted equal shapes, or one clean row for all"
+        )
+    return clean - corrupted
 
 
 def values_of(

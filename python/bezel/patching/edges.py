@@ -10,7 +10,7 @@ import torch
 
 from bezel.arguments import ModelInput
 from bezel.errors import ArgumentError
-from bezel.patching.attribution import Differentiable, gradients, values_of
+from bezel.patching.attribution import Differentiable, difference_of, gradients, values_of
 from bezel.patching.corrupted import SweepArguments
 from bezel.patching.graph import Receiver, Sender, receivers_of, senders_of, share
 from bezel.patching.sweep import Values
@@ -84,6 +84,9 @@ def edge_attribution(
     Returns:
         Scores [sender receiver], summed over batch and positions; NaN where no edge is.
 
+    Raises:
+        ArgumentError: The runs' shapes differ, or the metric has no gradient.
+
     Example:
         >>> edges = edge_attribution(
         ...     b, "Of 7 and 4 , the larger is", "Of 7 and 22 , the larger is",
@@ -99,7 +102,7 @@ def edge_attribution(
     clean_values = values_of(model, clean, names, **arguments)
     with torch.no_grad():
         corrupted = values_of(model, tokens, names, **arguments)
-    changes = {name: clean_values[name] - corrupted[name] for name in names}
+    changes = {name: difference_of(name, clean_values[name], corrupted[name]) for name in names}
     steps = [k / n_steps for k in range(1, n_steps + 1)] or [0.0]
     slopes: dict[str, torch.Tensor] = {}
     at = sorted(

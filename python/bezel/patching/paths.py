@@ -125,7 +125,7 @@ def frozen_of(model: Bridge, sender: HookPoint) -> list[str]:
             del outputs[branch]
         elif _is_own_key(sender.name) and layer.attention.donor == sender.layer:
             outputs["attn"] = "attn.hook_q"
-        if sender.name in _PLE_INPUTS or sender.name == f"blocks.{i}.ple.hook_input":
+        if sender.name in _PLE_INPUTS:
             outputs["ple"] = "ple.hook_gate"
         held += [f"blocks.{i}.{output}" for output in outputs.values()]
     return held
