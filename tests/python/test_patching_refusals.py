@@ -75,10 +75,22 @@ def test_arguments_of_a_run_hold_in_the_run_that_ablations_take_values_from(lab:
         bridge, tokens, *sweep, kind="resample", verbose=False, attention_mask=MASK
     )
     torch.testing.assert_close(swept, plain, rtol=1e-4, atol=1e-4)
-    few = ablation_patch(
-        bridge, CORRUPTED, *sweep, kind="resample", verbose=False, logits_to_keep=2
-    )
-    torch.testing.assert_close(few, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_logits_that_are_kept_are_those_that_an_ablation_takes(lab: Lab) -> None:
+    bridge = lab.bridge("e2b")
+
+    def put_first(logits: torch.Tensor, index: Any, other: torch.Tensor) -> None:
+        assert other.shape == logits.shape == (2, 2, fixtures.VOCAB)
+        logits[:, 0] = other[:, 0]
+
+    swept = ablation_patch(
+        bridge, CORRUPTED, lambda logits: logits[0, 0, 5], put_first, "hook_unembed", ("d_vocab",),
+        kind="resample", verbose=False, logits_to_keep=2,
+    )  # fmt: skip
+    assert isinstance(swept, torch.Tensor)
+    want = bridge(CORRUPTED)[1, -2, 5].expand_as(swept)
+    torch.testing.assert_close(swept, want, rtol=1e-4, atol=1e-4)
 
 
 def test_arguments_of_a_sweep_are_not_those_of_another_reference(lab: Lab) -> None:

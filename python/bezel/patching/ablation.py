@@ -118,7 +118,6 @@ def ablation_patch(  # noqa: PLR0913  a sweep's arguments
     """
     names = _names_of(model, activation_name, index_axis_names, index_df)
     own = {k: v for k, v in arguments.items() if k in SweepArguments.__annotations__}
-    own.pop("logits_to_keep", None)
     if reference is None:
         values = ablated(model, tokens, kind, names, seed=seed, **own)
     else:
