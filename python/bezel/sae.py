@@ -149,10 +149,9 @@ class SAE(nn.Module):
         Example:
             >>> again = sae.at("blocks.5.hook_resid_post")
         """
-        made = SAE(
+        return SAE(
             dataclasses.replace(self.cfg, hook_name=hook_name), dict(self.named_parameters())
         )
-        return made.train(self.training)
 
     def hook(self, use_error_term: bool = False) -> HookPair:
         """The SAE as a pair for any fwd_hooks: the value there becomes its reconstruction.

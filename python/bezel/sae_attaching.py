@@ -72,7 +72,8 @@ class SaeAttaching(Generating):
             >>> b.reset_saes()
         """
         attached = self._attached()
-        gone = {act_names} if isinstance(act_names, str) else set(act_names or attached)
+        given = attached if act_names is None else act_names
+        gone = {given} if isinstance(given, str) else set(given)
         if unknown := sorted(gone - attached.keys()):
             raise ArgumentError(
                 f'no SAE is attached at "{unknown[0]}"; attached: {sorted(attached) or "none"}'

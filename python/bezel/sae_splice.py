@@ -59,12 +59,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        ctx.dtype = a.dtype
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return grad.to(ctx.dtype), grad.to(ctx.dtype), None
+        return grad, grad, None
 
 
 class _Tap:

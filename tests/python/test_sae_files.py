@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_a_saved_sae_comes_back(tmp_path: Path, architecture: str, centred: bool
     assert torch.equal(again(X), sae(X))
 
 
+def test_weights_that_are_views_of_one_memory_are_saved_each_for_itself(tmp_path: Path) -> None:
+    weights = dict(saes.random_sae("standard", 6).named_parameters())
+    weights["W_dec"] = torch.nn.Parameter(weights["W_enc"].detach().T, False)
+    sae = bezel.SAE(bezel.SAEConfig("standard", 6, D_SAE), weights)
+    sae.save_model(tmp_path)
+    assert torch.equal(load(tmp_path).W_dec, sae.W_enc.T)
+
+
+def test_saelens_is_told_where_heads_stand_side_by_side(tmp_path: Path) -> None:
+    for name, told in ((AT, "none"), ("blocks.3.attn.hook_z", "hook_z")):
+        saes.random_sae("standard", 6, name).save_model(tmp_path)
+        assert json.loads((tmp_path / "cfg.json").read_text())["reshape_activations"] == told
+        assert load(tmp_path).cfg.hook_name == name
+
+
 def test_the_fields_of_older_versions_are_understood(tmp_path: Path) -> None:
     """Everything at the top level, no architecture, ones beside the weights."""
     sae = saved(tmp_path, metadata=..., architecture=..., hook_name=AT, hook_layer=3, prepend_bos=1)
@@ -102,6 +118,11 @@ def test_top_k_as_an_activation_function_is_understood(tmp_path: Path) -> None:
     again = load(tmp_path)
     assert (again.cfg.architecture, again.cfg.k) == ("topk", 3)
     assert torch.equal(again(X), sae(X))
+    change(tmp_path / "cfg.json", {"activation_fn_kwargs": {}, "k": 2})
+    assert load(tmp_path).cfg.k == 2
+    change(tmp_path / "cfg.json", {"k": ...})
+    with pytest.raises(FormatError, match="k is None"):
+        load(tmp_path)
 
 
 def test_a_logarithm_of_thresholds_is_understood(tmp_path: Path) -> None:
@@ -118,6 +139,11 @@ def test_a_fixed_scale_of_inputs_is_folded_into_the_weights(tmp_path: Path) -> N
     torch.testing.assert_close(again(X), sae(0.25 * X) / 0.25)
     with pytest.raises(UnsupportedError, match="norm_scaling_factor="):
         load(tmp_path)
+    for factor in (0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UnsupportedError, match="norm_scaling_factor="):
+            load(tmp_path, norm_scaling_factor=factor)
+    change(tmp_path / "cfg.json", {"norm_scaling_factor": 0.25})
+    assert torch.equal(load(tmp_path).W_enc, again.W_enc)
     saved(tmp_path / "none")
     with pytest.raises(ArgumentError, match="not scaled"):
         load(tmp_path / "none", norm_scaling_factor=2.0)
@@ -161,6 +187,8 @@ CFG = {
     "a number for a name": ({"architecture": 3}, FormatError, "architecture is 3"),
     "layer norm": ({"normalize_activations": "layer_norm"}, UnsupportedError, "layer_norm"),
     "one head": ({"metadata": {"hook_head_index": 2}}, UnsupportedError, "hook_head_index"),
+    "one head of an old version": ({"hook_head_index": 2}, UnsupportedError, "hook_head_index"),
+    "another shape of inputs": ({"reshape_activations": "q"}, UnsupportedError, "reshape_act"),
     "a transcoder": ({"metadata": {"hook_name_out": "x"}}, UnsupportedError, "hook_name_out"),
     "a trained scale": ({"finetuning_scaling_factor": True}, UnsupportedError, "finetuning"),
     "another activation": ({"activation_fn": "gelu"}, UnsupportedError, "gelu"),
@@ -190,7 +218,11 @@ SCOPE = {
     "an affine connection": ({"affine_connection": True}, UnsupportedError, "affine"),
     "a transcoder": ({"type": "transcoder"}, UnsupportedError, "transcoder"),
     "another output": ({"hf_hook_point_out": "y"}, UnsupportedError, "hf_hook_point_out"),
-    "no site": ({"hf_hook_point_in": ...}, UnsupportedError, "hf_hook_point_"),
+    "no site": (
+        {"hf_hook_point_in": ..., "hf_hook_point_out": ...},
+        UnsupportedError,
+        "hf_hook_point_in is ''",
+    ),
     "a site of no name": (
         {"hf_hook_point_in": "model.layers.3.x", "hf_hook_point_out": ...},
         UnsupportedError,
@@ -210,12 +242,26 @@ def test_a_gemma_scope_config_that_asks_for_something_else_is_refused(
         load(tmp_path / "sae")
 
 
+@pytest.mark.parametrize("shape", [(), (6,), (6, 0), (0, D_SAE)])
+def test_gemma_scope_weights_without_a_width_are_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    gemma_scope_2(tmp_path / "sae", width=...)
+    change_weights(tmp_path / "sae" / "params.safetensors", w_enc=torch.ones(shape))
+    with pytest.raises(ModelMismatchError, match=re.escape(f'"w_enc" is {list(shape)}; wanted')):
+        load(tmp_path / "sae")
+
+
 WEIGHTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "missing": ({"b_dec": ...}, ModelMismatchError, '"b_dec" is missing'),
     "one too many": ({"b_gate": torch.ones(D_SAE)}, ModelMismatchError, '"b_gate" is no weight'),
     "transposed": ({"W_dec": torch.ones(6, D_SAE)}, ModelMismatchError, r'"W_dec" is \[6, 15\]'),
     "integers": ({"b_dec": torch.ones(6, dtype=torch.int64)}, FormatError, '"b_dec" is I64'),
-    "a scale": ({"scaling_factor": 2 * torch.ones(D_SAE)}, UnsupportedError, "not 1 everywhere"),
+    "a scale": (
+        {"scaling_factor": 2 * torch.ones(D_SAE)},
+        UnsupportedError,
+        '"scaling_factor" is not 1 everywhere',
+    ),
 }
 
 
@@ -224,7 +270,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
     changes, kind, words = WEIGHTS[case]
     saved(tmp_path)
     change_weights(tmp_path / "sae_weights.safetensors", **changes)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=f"sae_weights.safetensors: {words}"):
         load(tmp_path)
 
 

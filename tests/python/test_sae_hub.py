@@ -90,7 +90,9 @@ def test_a_local_folder_has_subfolders_too(tmp_path: Path) -> None:
     sae = saes.random_sae("standard", 6, AT)
     sae.save_model(tmp_path / INSIDE)
     assert torch.equal(bezel.SAE.from_pretrained(tmp_path, INSIDE).W_enc, sae.W_enc)
-    with pytest.raises(FormatError, match=f"SAEs are in {INSIDE}"):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "cfg.json").touch()
+    with pytest.raises(FormatError, match=f"SAEs are in {INSIDE}$"):
         bezel.SAE.from_pretrained(tmp_path)
     with pytest.raises(ArgumentError, match="revision='main'.*local folder"):
         bezel.SAE.from_pretrained(tmp_path, INSIDE, revision="main")
@@ -113,9 +115,7 @@ def test_what_is_not_cached_is_asked_of_the_hub(home: Path) -> None:
         bezel.SAE.from_pretrained(REPO, INSIDE)
 
 
-def test_only_the_files_of_one_sae_are_fetched(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_files_of_one_sae_are_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     def download(repo: str, **arguments: Any) -> str:
