@@ -32,6 +32,10 @@ class SAEConfig:
         k: Features that "topk" keeps.
         rescale_acts_by_decoder_norm: "topk" chooses by activation times norm of the decoder's row.
         metadata: Whatever else the file said, as it said it.
+
+    Example:
+        >>> bezel.SAEConfig("topk", d_in=96, d_sae=512, k=8).weight_shapes()["W_dec"]
+        (512, 96)
     """
 
     architecture: Architecture
@@ -52,7 +56,12 @@ class SAEConfig:
             raise ModelMismatchError(f"top-k keeps k={self.k} of {self.d_sae} features")
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight, by name."""
+        """The shape of every weight, by name.
+
+        Example:
+            >>> bezel.SAEConfig("standard", d_in=96, d_sae=512).weight_shapes()
+            {'W_enc': (96, 512), 'W_dec': (512, 96), 'b_dec': (96,), 'b_enc': (512,)}
+        """
         sizes = {"d_in": self.d_in, "d_sae": self.d_sae}
         shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in _EVERY.items()}
         return shapes | dict.fromkeys(_OWN[self.architecture], (self.d_sae,))

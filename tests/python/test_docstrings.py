@@ -24,8 +24,7 @@ OF_EXPERTS = {
 }
 # Called by torch, not by a user.
 OF_TORCH = {"bezel.SAE.extra_repr", "bezel.SAE.forward"}
-SAE_CONFIG = {"bezel.SAEConfig", "bezel.SAEConfig.weight_shapes"}
-WITHOUT = OF_EXPERTS | OF_TORCH | SAE_CONFIG
+WITHOUT = OF_EXPERTS | OF_TORCH
 
 
 def examples() -> Iterator[doctest.DocTest]:
