@@ -1,6 +1,9 @@
 // A generation against the plain loop that runs the whole text for every token.
 #include "bezel/bridge/generate.h"
 
+#include <stdexcept>
+
+#include "bezel/bridge/kv_cache.h"
 #include "bezel/hooks/error.h"
 #include "tests/bridge/tiny.h"
 
@@ -119,21 +122,78 @@ TEST_P(GenerateTest, ThePromptIsLeftAsItWas) {
   EXPECT_FALSE(prompt.kv_cache);
 }
 
-TEST_P(GenerateTest, WhatCannotGoOnIsRefused) {
-  const auto refused = [&](const Input& prompt, const hooks::Request& request = {}) {
-    EXPECT_THROW(Generation(model_, prompt, request, options()), ArgumentError);
+TEST_P(GenerateTest, AnEndedRowIsFilledWithThePadOfTheModel) {
+  ModelSpec spec = GetParam().spec();
+  spec.pad_token_id = 7;
+  const Bridge model = tiny_bridge(spec);
+  Generation generation(model, {.tokens = tokens_}, {}, options());
+  generation.end(rows(false, true));
+  EXPECT_EQ(generation.next().select(0, 1).item<std::int64_t>(), 7);
+}
+
+TEST_P(GenerateTest, OnlyTheLastLogitsAreComputedWhereNoValueIsKept) {
+  std::vector<std::int64_t> lengths;
+  const auto listen = [&](at::Tensor logits, const hooks::HookSite&) {
+    lengths.push_back(logits.size(1));
+    return at::Tensor();
   };
-  const auto stream = at::zeros({2, 4, model_.spec().d_model}, at::kDouble);
-  refused({.embeddings = stream});
-  refused({.tokens = tokens_, .stop_at_layer = 2});
-  refused({.tokens = tokens_, .logits_to_keep = 1});
+  for (const bool uses_kv_cache : {true, false}) {
+    lengths.clear();
+    generate(model_, {.tokens = tokens_}, {.edits = {hooks::edit("hook_logits", listen)}},
+             options(uses_kv_cache));
+    EXPECT_EQ(lengths, std::vector<std::int64_t>(kNew, 1));
+  }
+}
+
+TEST_P(GenerateTest, EveryStepRunsAsItIsTold) {
+  int n_blocks = 0;
+  auto with = options();
+  with.run.check_interrupt = [&] { ++n_blocks; };
+  generate(model_, {.tokens = tokens_}, {}, with);
+  EXPECT_EQ(n_blocks, kNew * model_.spec().n_layers);
+  with.run.check_interrupt = [&] {
+    if (--n_blocks == 5) throw std::runtime_error("enough");
+  };
+  EXPECT_THROW(generate(model_, {.tokens = tokens_}, {}, with), std::runtime_error);
+}
+
+// Whoever asks for patterns of a very long text is told before the first of its many steps.
+TEST_P(GenerateTest, ValuesOfAllStepsMustFit) {
+  const hooks::Request request{.names = {"blocks.*.attn.hook_pattern"}};
+  auto with = options();
+  with.max_new_tokens = 1'000'000;
+  const auto begin = [&] { Generation(model_, {.tokens = tokens_}, request, with); };
+  EXPECT_NO_THROW(begin());
+  with.keeps_values = true;
+  EXPECT_THROW(begin(), CacheTooLargeError);
+}
+
+TEST_P(GenerateTest, WhatCannotGoOnIsRefused) {
+  const auto says = [&](const char* words, const Input& prompt, const hooks::Request& request = {},
+                        std::int64_t max_new_tokens = kNew) {
+    auto with = options();
+    with.max_new_tokens = max_new_tokens;
+    try {
+      Generation(model_, prompt, request, with);
+      ADD_FAILURE() << "accepted; wanted: " << words;
+    } catch (const ArgumentError& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  };
+  const auto stream = at::zeros({2, 9, model_.spec().d_model}, at::kDouble);
+  const char* ids = "generate takes token ids";
+  says(ids, {.embeddings = stream});
+  says(ids, {.tokens = tokens_, .embeddings = stream});
+  says(ids, {.tokens = tokens_, .start_at_layer = 0});
+  says(ids, {.tokens = tokens_, .stop_at_layer = 2});
+  says(ids, {.tokens = tokens_, .logits_to_keep = 1});
+  says(ids, {.tokens = tokens_, .kv_cache = std::make_shared<KvCache>(model_.spec())});
+  says(ids, {.tokens = tokens_, .token_types = at::zeros_like(tokens_)});
   auto behind = at::ones_like(tokens_);
-  behind.select(1, -1).zero_();
-  refused({.tokens = tokens_, .attention_mask = behind});
-  refused({.tokens = tokens_}, {.pos_slice = hooks::PosSlice{0, 3}});
-  auto none = options();
-  none.max_new_tokens = 0;
-  EXPECT_THROW(Generation(model_, {.tokens = tokens_}, {}, none), ArgumentError);
+  behind.select(1, -1).select(0, 1).zero_();  // of one row
+  says("pad on the left", {.tokens = tokens_, .attention_mask = behind});
+  says("pos_slice", {.tokens = tokens_}, {.pos_slice = hooks::PosSlice{0, 3}});
+  says("max_new_tokens is 0", {.tokens = tokens_}, {}, 0);
 }
 
 }  // namespace

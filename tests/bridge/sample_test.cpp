@@ -105,6 +105,12 @@ TEST(Sample, LogitsInBfloat16AreSampledToo) {
   EXPECT_EQ(tokens.item<std::int64_t>(), 1);
 }
 
+TEST(Sample, ScoresOfLogitsInBfloat16AreNotRoundedToIt) {
+  const auto logits = row({200.F, 199.F}).to(at::kBFloat16);
+  // 198.8 < 199, and in bfloat16 198.8 is 199.
+  EXPECT_EQ(greedy(logits, seen({0, 0, 0, 0}), {.frequency_penalty = 0.3}), 1);
+}
+
 TEST(Sample, ValuesOutsideTheirRangeAreRefused) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Sampling> wrong = {
