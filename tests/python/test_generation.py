@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -226,6 +227,68 @@ def test_a_row_ends_at_a_stop_string(nano: bezel.Bridge) -> None:
             before = nano.to_string(kept[:-1])
             assert not any(stop in before for stop in wanted)
             assert ends or len(kept) == 24
+
+
+def test_special_tokens_are_no_part_of_the_text_that_a_stop_string_stands_in(
+    nano: bezel.Bridge,
+) -> None:
+    eos, word = nano.tokenizer.eos_token_id, nano.to_single_token("Paris")
+    forced = [word, eos, word]
+
+    def force(logits: torch.Tensor, hook: bezel.Hook) -> None:
+        logits[..., forced[hook.step]] = 1e4
+
+    with nano.hooks([("hook_logits", force)]):
+        tokens = nano.generate(
+            sentences()[0], 3, stop_at_eos=False, stop_strings="eos", return_type="tokens"
+        )
+    assert tokens[0, -3:].tolist() == forced
+
+
+def test_a_generation_takes_the_path_of_its_bridge(lab: Lab) -> None:
+    """To the bit: the paths round differently."""
+    tokens = fixtures.tokens(9)
+    for path in ("open", "automatic"):
+        bridge = lab.bridge("e2b", path=path)
+        _, logits = bridge.generate(tokens, 1, output_logits=True)
+        assert torch.equal(logits, bridge(tokens, logits_to_keep=1)), path
+
+
+class Bar:
+    """In the place of tqdm."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given, self.n = given, 0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self) -> None:
+        self.n += 1
+
+
+def test_a_progress_bar_counts_the_steps_and_can_be_left_out(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """disable: None leaves it out where nobody looks, True always; delay: seconds before it."""
+    bars: list[Bar] = []
+
+    def made(**given: Any) -> Bar:
+        bars.append(Bar(given))
+        return bars[-1]
+
+    monkeypatch.setattr("bezel.generating.tqdm", made)
+    bridge, tokens = lab.bridge("e2b"), fixtures.tokens(9)
+    bridge.generate(tokens, 4, stop_at_eos=False)
+    bridge.generate(tokens, 4, stop_at_eos=False, verbose=False)
+    list(bridge.generate_stream(tokens, 4, stop_at_eos=False))
+    assert [bar.given["disable"] for bar in bars] == [None, True, True]
+    assert [bar.n for bar in bars] == [4, 4, 4]
+    assert bars[0].given["total"] == 4
+    assert bars[0].given["delay"] == 1.0
 
 
 def test_streaming_gives_the_tokens_of_generate(lab: Lab) -> None:

@@ -61,14 +61,13 @@ def attribution_patch(
         torch.Size([1, 9, 4])
     """
     clean_values = values_of(model, clean, names_filter, **arguments)
-    names = [name for name, value in clean_values.items() if value.is_floating_point()]
-    corrupted = gradients(model, tokens, metric, names, **arguments)
+    corrupted = gradients(model, tokens, metric, list(clean_values), **arguments)
     axes = {point.name: point.axes for point in model.hook_points()}
     made = {}
-    for name in names:
+    for name, clean_value in clean_values.items():
         if f"{name}_grad" not in corrupted:
             continue
-        difference = difference_of(name, clean_values[name], corrupted[name])
+        difference = difference_of(name, clean_value, corrupted[name])
         widths = [i for i, axis in enumerate(axes[name]) if axis.startswith("d_") or axis == "1"]
         product = difference * corrupted[f"{name}_grad"]
         made[name] = product.sum(widths) if widths else product

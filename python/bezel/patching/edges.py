@@ -100,8 +100,7 @@ def edge_attribution(
     inputs = [name for name in _INPUTS if name == _INPUTS[0] or model.cfg.d_ple]
     names = [*inputs[1:], *(name for sender in senders for name in sender.names)]
     clean_values = values_of(model, clean, names, **arguments)
-    with torch.no_grad():
-        corrupted = values_of(model, tokens, names, **arguments)
+    corrupted = values_of(model, tokens, names, **arguments)
     changes = {name: difference_of(name, clean_values[name], corrupted[name]) for name in names}
     steps = [k / n_steps for k in range(1, n_steps + 1)] or [0.0]
     slopes: dict[str, torch.Tensor] = {}
