@@ -174,7 +174,7 @@ class Generating(Running):
             text.wanted_tokenizer(self.tokenizer)
         self._add_registered(request, made, is_partial=False)
         for keeper in keepers:
-            keeper.add_to(request)
+            keeper.begin(request, made, options.max_new_tokens)
         core = _C.Generation(self._core, made, request, self._path, options)
         return _StoppedGeneration(core, stops, self.tokenizer)
 

@@ -25,6 +25,11 @@ class PlannedValue(NamedTuple):
         """One with memory of its own."""
         return cls(name, shape, dtype, math.prod(shape) * dtype.itemsize)
 
+    @property
+    def n_elements(self) -> int:
+        """Numbers in the value."""
+        return math.prod(self.shape)
+
 
 class Plan:
     """The values that a run would keep, and their bytes. Prints as a table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TypeAlias, cast
 
 import torch
@@ -10,10 +10,12 @@ import torch
 from bezel import _C
 from bezel.caching_hooks import Saver
 from bezel.hooks import Contexts, Direction, Hook
+from bezel.sae_attached import AttachedSae
 from bezel.sae_hooks import SaeHook, SaeSite
+from bezel.sae_memory import How, check_fits
 from bezel.sae_names import Chosen
 
-Axes: TypeAlias = Mapping[str, tuple[str, ...]]
+Axes: TypeAlias = tuple[str, ...]
 
 
 class Kept(dict[str, torch.Tensor]):
@@ -58,13 +60,16 @@ class Keeper(_Onlooker):
     """Keeps what one run computes.
 
     Attributes:
+        how: Where, and which part of it.
         kept: What it has seen.
     """
 
-    def __init__(self, chosen: Chosen, dir: Direction, saver: Saver) -> None:
+    def __init__(
+        self, chosen: Chosen, dir: Direction, kept: Kept, how: How, axes: dict[str, Axes]
+    ) -> None:
+        saver = Saver(kept, axes, how.device, remove_batch_dim=False, pos_slice=how.pos_slice)
         super().__init__(chosen.of_saes, chosen.exact, saver, dir, Contexts())
-        assert isinstance(saver.kept, Kept)
-        self.kept = saver.kept
+        self.kept, self.how = kept, how
 
 
 class StepKeeper(_Onlooker):
@@ -72,15 +77,29 @@ class StepKeeper(_Onlooker):
 
     Args:
         chosen: What to keep.
-        axes: The axis words of every name.
+        core: The model.
+        attached: Its SAEs.
         joins: False where every step runs the whole text, so that the last has everything.
     """
 
-    def __init__(self, chosen: Chosen, axes: Axes, joins: bool) -> None:
+    def __init__(
+        self, chosen: Chosen, core: _C.Bridge, attached: Iterable[AttachedSae], joins: bool
+    ) -> None:
         super().__init__(chosen.of_saes, chosen.exact, self._keep, "fwd", Contexts())
-        self._dims = {name: _position_axis(axes[name]) for name in chosen.of_saes}
+        self._core = core
+        self._attached = list(attached)
+        self._dims = {n: _position_axis(one.axes) for one in self._attached for n in one.dtypes}
         self._joins = joins
         self._steps: dict[str, list[torch.Tensor]] = {}
+
+    def begin(self, request: _C.Request, prompt: _C.Input, max_new_tokens: int) -> None:
+        """Adds it to every step. Raises CacheTooLargeError where all of them would not fit."""
+        if prompt.tokens is not None:
+            text = _C.Input()
+            batch, pos = prompt.tokens.shape
+            text.tokens = torch.zeros((batch, pos + max(0, max_new_tokens)), dtype=torch.int64)
+            check_fits(self._core, text, self._attached, self.names, How())
+        self.add_to(request)
 
     def move_to(self, cache: _C.ActivationCache) -> None:
         """Puts all steps together behind the values of the model."""
@@ -94,6 +113,6 @@ class StepKeeper(_Onlooker):
         self._steps[hook.name] = [*before, new]
 
 
-def _position_axis(axes: tuple[str, ...]) -> int:
+def _position_axis(axes: Axes) -> int:
     """Where the steps of a generation follow each other; shared keys grow along k_pos."""
     return next(axes.index(word) for word in ("pos", "q_pos", "k_pos") if word in axes)

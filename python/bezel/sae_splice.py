@@ -59,7 +59,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return value.clone()
+        return value
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -118,8 +118,6 @@ def axes_of_features(shape: Sequence[int | None], d_in: int, name: str) -> int:
         product *= size
         if product == d_in:
             return n_axes
-        if product > d_in:
-            break
     told = [size if size is not None else "…" for size in shape]
     raise ArgumentError(
         f'the SAE has d_in={d_in}; the value "{name}" is {told}, and no number of its last axes '

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from bezel import _C, loading
-from bezel.arguments import ForwardArguments, ModelInput, Result
+from bezel.arguments import ForwardArguments, ModelInput, Result, core_input
 from bezel.cache import ActivationCache
-from bezel.caching_hooks import Saver
 from bezel.hooks import Contexts, Direction, HookFunction, HookNames, HookPair, RegisteredHook
 from bezel.plan import Plan, with_values
 from bezel.running import Running, _Run
 from bezel.sae_attaching import SaeAttaching
 from bezel.sae_hooks import SaeHook
 from bezel.sae_keeping import Keeper, Kept, StepKeeper
+from bezel.sae_memory import How, check_fits
 from bezel.sae_names import Chosen, split
 from bezel.selection import NamesFilter, PosSlice
 
@@ -43,11 +43,13 @@ class SaeValues(SaeAttaching):
         chosen = self._split(names_filter)
         fwd, bwd = [*(fwd_hooks or ())], [*(bwd_hooks or ())]
         if chosen.of_saes:
-            saver = self._saver(not chosen.of_model, **options)
-            fwd.append(cast(HookPair, Keeper(chosen, "fwd", saver)))
-            if options.get("incl_bwd"):
-                bwd.append(cast(HookPair, Keeper(chosen, "bwd", saver)))
-        names = _or_places(chosen)
+            how = _how(**options)
+            kept, axes = Kept(how.dtype, alone=not chosen.of_model), self._axes()
+            fwd.append(cast(HookPair, Keeper(chosen, "fwd", kept, how, axes)))
+            if how.gradients:
+                bwd.append(cast(HookPair, Keeper(chosen, "bwd", kept, how, axes)))
+        alone = chosen.of_saes and not chosen.of_model
+        names = self._something(options.get("start_at_layer")) if alone else chosen.of_model
         return super().run_with_cache(input, names, fwd_hooks=fwd, bwd_hooks=bwd, **options)
 
     def plan(
@@ -58,10 +60,11 @@ class SaeValues(SaeAttaching):
     ) -> Plan:
         """`Running.plan`, for names of attached SAEs too."""
         chosen = self._split(names_filter)
-        plan = super().plan(input_shape, _or_places(chosen), fwd_hooks)
         if not chosen.of_saes:
-            return plan
-        places = {at.name: at for at in super().plan(input_shape, _places(chosen)).values}
+            return super().plan(input_shape, chosen.of_model, fwd_hooks)
+        at_places = list(dict.fromkeys(name.rpartition(".")[0] for name in chosen.of_saes))
+        plan = super().plan(input_shape, chosen.of_model or at_places, fwd_hooks)
+        places = {at.name: at for at in super().plan(input_shape, at_places).values}
         attached = self._attached()
         planned = [one for name, at in places.items() for one in attached[name].planned(at)]
         wanted = [one for one in planned if one.name in chosen.of_saes]
@@ -129,7 +132,10 @@ class SaeValues(SaeAttaching):
         chosen = self._split(names_filter)
         if chosen.of_model or not chosen.of_saes:
             super()._record(request, chosen.of_model, options)
-        return [StepKeeper(chosen, self._axes(), options.uses_kv_cache)] if chosen.of_saes else []
+        if not chosen.of_saes:
+            return []
+        attached = self._attached().values()
+        return [StepKeeper(chosen, self._core, attached, options.uses_kv_cache)]
 
     def _run(
         self,
@@ -138,28 +144,27 @@ class SaeValues(SaeAttaching):
         arguments: ForwardArguments,
         own: Sequence[RegisteredHook] = (),
     ) -> _Run:
+        keepers = [one for one in own if isinstance(one, Keeper) and one.dir == "fwd"]
+        for keeper in keepers:
+            made = core_input(input, arguments, self.tokenizer, self.cfg)
+            check_fits(self._core, made, self._attached().values(), keeper.names, keeper.how)
         run = super()._run(input, request, arguments, own)
-        for hook in own:
-            if isinstance(hook, Keeper) and hook.dir == "fwd":
-                run.cache = hook.kept.move_to(run.cache)
+        for keeper in keepers:
+            run.cache = keeper.kept.move_to(run.cache)
         return run
 
-    def _saver(
-        self,
-        alone: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        pos_slice: PosSlice | None = None,
-        **others: Any,
-    ) -> Saver:
-        where = None if device is None else loading.find_device(device)
-        return Saver(Kept(dtype, alone), self._axes(), where, False, pos_slice)
+    def _something(self, start: Any) -> Callable[[str], bool]:
+        """A name for the core where only SAEs were named: little, and computed by every run."""
+        layer = start % self.cfg.n_layers if isinstance(start, int) else 0
+        return frozenset(("hook_full_embed", f"blocks.{layer}.hook_resid_pre")).__contains__
 
 
-def _places(chosen: Chosen) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in chosen.of_saes))
-
-
-def _or_places(chosen: Chosen) -> NamesFilter:
-    """The names for the core; where there are none, something that it computes anyway."""
-    return chosen.of_model or _places(chosen)
+def _how(
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    pos_slice: PosSlice | None = None,
+    incl_bwd: bool = False,
+    **others: Any,
+) -> How:
+    where = None if device is None else loading.find_device(device)
+    return How(where, dtype, pos_slice, incl_bwd)

@@ -168,6 +168,8 @@ def test_saes_leave_what_they_found(bridge: Any, sae: Any) -> None:
     assert not torch.equal(alone, plain)
     with pytest.raises(ArgumentError, match="no SAE is attached at"):
         bridge.reset_saes("blocks.3.hook_resid_post")
+    bridge.reset_saes([])
+    assert bridge.acts_to_saes == {AT: sae}
     bridge.reset_saes(AT)
     assert not bridge.acts_to_saes
     assert torch.equal(bridge(TOKENS), plain)
