@@ -120,7 +120,14 @@ def test_a_run_that_ends_before_its_sae_is_refused_and_others_go_without(
     assert torch.equal(short, bridge(TOKENS, stop_at_layer=2))
 
 
-@pytest.mark.parametrize(("result", "words"), [(torch.ones(2), "[2]"), (3, "int")])
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (torch.ones(2), "[2]"),
+        (3, "int"),
+        (torch.ones(2, 9, 99, device="meta"), "on meta"),
+    ],
+)
 def test_a_result_that_cannot_stand_in_is_refused(
     bridge: Any, sae: Any, result: Any, words: str
 ) -> None:

@@ -1,0 +1,95 @@
+"""Values of SAEs that would not fit are refused before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from bezel import _C
+from bezel.errors import ArgumentError, CacheTooLargeError
+from support import fixtures, saes
+from support.hook_functions import says
+from support.lab import Lab
+
+TOKENS = fixtures.tokens(9)
+AT = "blocks.2.hook_resid_post"
+POST = f"{AT}.hook_sae_acts_post"
+D = 48
+
+
+@pytest.fixture(scope="module")
+def shared(lab: Lab) -> Any:
+    return lab.bridge("e2b", path="open")
+
+
+@pytest.fixture(scope="module")
+def sae() -> Any:
+    return saes.random_sae("jumprelu", D, AT)
+
+
+@pytest.fixture
+def bridge(shared: Any) -> Iterator[Any]:
+    """Nothing stands before a test; what it leaves ends with it."""
+    assert shared.list_hooks() == {}
+    assert shared.acts_to_saes == {}
+    yield shared
+    shared.reset_hooks(including_permanent=True)
+    shared.reset_saes()
+
+
+def test_features_that_do_not_fit_are_refused_before_the_run(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch 2, 9 positions, 99 features, float32: to the byte."""
+    calls: list[str] = []
+    bridge.add_sae(sae)
+    bridge.add_hook("hook_embed", says("ran", calls))
+    n_bytes = 2 * 9 * 99 * 4
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, n_bytes),
+        ({"dtype": torch.bfloat16}, n_bytes // 2),
+        ({"pos_slice": (0, 3)}, n_bytes // 3),
+        ({"incl_bwd": True, "return_type": "loss"}, 2 * n_bytes),
+    ]
+    for options, needed in cases:
+        asked: list[Any] = []
+
+        def free(device: Any, asked: list[Any] = asked, n: int = needed - 1) -> int:
+            asked.append(device)
+            return n
+
+        monkeypatch.setattr(_C, "free_bytes", free)
+        with pytest.raises(CacheTooLargeError, match=f"{POST}.*names_filter.*pos_slice.*dtype"):
+            bridge.run_with_cache(TOKENS, POST, **options)
+        assert calls == []
+        assert asked == [torch.device("cpu")]
+        monkeypatch.setattr(_C, "free_bytes", lambda device, n=needed: n)
+        bridge.run_with_cache(TOKENS, POST, **options)
+        calls.clear()
+    # What a run does not come to takes nothing.
+    bridge.add_sae(sae.at("blocks.5.hook_resid_post"))
+    monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes)
+    bridge.run_with_cache(TOKENS, "*.hook_sae_acts_post", stop_at_layer=3)
+    with pytest.raises(CacheTooLargeError):
+        bridge.run_with_cache(TOKENS, "*.hook_sae_acts_post")
+
+
+def test_a_generation_whose_features_do_not_fit_is_refused_before_it_begins(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    bridge.add_sae(sae)
+    bridge.add_hook("hook_embed", says("ran", calls))
+    n_bytes = 2 * (9 + 4) * 99 * 4
+    arguments: dict[str, Any] = {"return_cache": True, "names_filter": POST, "verbose": False}
+    monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes - 1)
+    with pytest.raises(CacheTooLargeError, match=POST):
+        bridge.generate(TOKENS, 4, **arguments)
+    assert calls == []
+    with pytest.raises(ArgumentError, match="max_new_tokens is -3"):
+        bridge.generate(TOKENS, -30, **arguments)
+    monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes)
+    bridge.generate(TOKENS, 4, **arguments)
