@@ -51,6 +51,12 @@ if(NOT TARGET bezel::torch)
   target_include_directories(bezel::torch SYSTEM INTERFACE ${include} ${include}/torch/csrc/api/include)
   target_compile_definitions(bezel::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
   target_link_libraries(bezel::torch INTERFACE bezel::libtorch_cpu bezel::libc10)
+  # at::parallel_for, a template, uses threads only where OpenMP is on; torch's own runtime serves.
+  set(openmp ${BEZEL_TORCH_PREFIX}/lib/libgomp.so.1)
+  if(EXISTS ${openmp} AND CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    target_compile_options(bezel::torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+    target_link_libraries(bezel::torch INTERFACE ${openmp})
+  endif()
 
   add_library(bezel::torch_cuda INTERFACE IMPORTED GLOBAL)
   target_link_libraries(bezel::torch_cuda INTERFACE bezel::torch)

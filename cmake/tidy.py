@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("hooks/", "bridge/", "adapters/", "verify/")
 # What g++ is told and clang does not know; the precompiled header is g++'s own.
-GCC_ONLY = {"-fpch-preprocess", "-Winvalid-pch", "-Wno-restrict"}
+GCC_ONLY = {"-fpch-preprocess", "-Winvalid-pch", "-Wno-restrict", "-fopenmp"}
 
 
 def git(*arguments: str) -> list[str]:
