@@ -25,8 +25,8 @@ KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
 }
 
 // z [batch pos head d_head] → attn.hook_out; head by head only where somebody looks at the heads.
-at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Tap tap) {
-  const auto out = ops::linear(z.flatten(2), weight);
+at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Path path, Tap tap) {
+  const auto out = ops::linear(z.flatten(2), weight, path);
   if (!tap.live("attn.hook_result")) return out;
   const auto per_head = weight.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
   const auto result = at::einsum("bshd,mhd->bshm", {z, per_head});
@@ -50,7 +50,7 @@ at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& we
   if (spec.donates) state.donated[layer] = kv;
   const auto z = tap("attn.hook_z",
                      ops::attend(q, kv.keys, kv.values, context.masks[layer], context.path, tap));
-  return tap("attn.hook_out", project_out(z, w.out, tap));
+  return tap("attn.hook_out", project_out(z, w.out, context.path, tap));
 }
 
 }  // namespace bezel::bridge

@@ -37,7 +37,8 @@ at::Tensor per_layer_inputs(const at::Tensor& tokens, const at::Tensor& embeddin
   const auto identity =
       tap("ple.hook_token", per_layer(scaled_rows(weights.table, tokens, spec.d_ple)));
   const double inverse_root = 1.0 / std::sqrt(static_cast<double>(spec.d_model));
-  const auto projected = per_layer(ops::linear(embeddings, weights.projection) * inverse_root);
+  const auto projected =
+      per_layer(ops::linear(embeddings, weights.projection, context.path) * inverse_root);
   const auto in_context = tap("ple.hook_context", ops::rms_norm(projected, weights.norm, context));
   const auto sum = ops::widened(identity) + in_context;
   return tap("ple.hook_inputs", (sum * M_SQRT1_2).to(embeddings.scalar_type()));

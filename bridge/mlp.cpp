@@ -10,11 +10,11 @@ namespace bezel::bridge {
 using hooks::Tap;
 
 at::Tensor mlp(const at::Tensor& x, const MlpWeights& weights, const Context& context, Tap tap) {
-  const auto gate_up = ops::linear(x, weights.gate_up).chunk(2, -1);
+  const auto gate_up = ops::linear(x, weights.gate_up, context.path).chunk(2, -1);
   const auto gate = tap("mlp.hook_pre", gate_up[0]);
   const auto up = tap("mlp.hook_pre_linear", gate_up[1]);
   const auto post = tap("mlp.hook_post", ops::gated_gelu(gate, up, context.path));
-  return tap("mlp.hook_out", ops::linear(post, weights.down));
+  return tap("mlp.hook_out", ops::linear(post, weights.down, context.path));
 }
 
 at::Tensor feed_forward(const at::Tensor& stream, const LayerWeights& weights,

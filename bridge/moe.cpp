@@ -35,7 +35,7 @@ Routes route(const at::Tensor& stream, const MoeWeights& w, const MoeSpec& spec,
   const double inverse_root = 1.0 / std::sqrt(static_cast<double>(stream.size(-1)));
   const auto gained = ops::widened(ops::rms_norm(stream, {}, context)) * w.router_scale;
   const auto x = (gained * inverse_root).to(stream.scalar_type());
-  const auto logits = tap("moe.hook_router_logits", ops::linear(x, w.router));
+  const auto logits = tap("moe.hook_router_logits", ops::linear(x, w.router, context.path));
   const auto probs = tap("moe.hook_router_probs", at::softmax(ops::widened(logits), -1));
   const auto chosen = std::get<1>(at::topk(probs, spec.n_chosen, -1));
   const auto indices = tap("moe.hook_expert_indices", chosen);
@@ -53,11 +53,12 @@ at::Tensor experts(const at::Tensor& stream, const MoeWeights& w, const MoeSpec&
   const auto x = ops::rms_norm(stream, w.ln2_moe, context,
                                {"ln2_moe.hook_scale", "ln2_moe.hook_normalized"}, tap);
   const auto copies = x.unsqueeze(2).expand({-1, -1, routes.indices.size(-1), -1});
-  const auto gate_up = ops::expert_linear(copies, routes.indices, w.gate_up).chunk(2, -1);
+  const auto gate_up =
+      ops::expert_linear(copies, routes.indices, w.gate_up, context.path).chunk(2, -1);
   const auto gate = tap("moe.hook_expert_pre", gate_up[0]);
   const auto up = tap("moe.hook_expert_pre_linear", gate_up[1]);
   const auto post = tap("moe.hook_expert_post", ops::gated_gelu(gate, up, context.path));
-  const auto down = ops::expert_linear(post, routes.indices, w.down);
+  const auto down = ops::expert_linear(post, routes.indices, w.down, context.path);
   const auto weighted = (down * routes.weights.unsqueeze(-1)).to(x.scalar_type());
   const auto sum = tap("moe.hook_out", tap("moe.hook_expert_out", weighted).sum(2));
   return ops::rms_norm(sum, w.ln2_moe_post, context,

@@ -33,8 +33,8 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const auto& w = weights.attention;
   const std::int64_t n_q = spec.n_heads * spec.d_head;
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
-  const auto packed =
-      ops::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap), w.qkv);
+  const auto packed = ops::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap),
+                                  w.qkv, context.path);
   const auto heads = [&](std::int64_t begin, std::int64_t length) {
     return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
   };

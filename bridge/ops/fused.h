@@ -46,6 +46,9 @@ struct AttentionValues {
 /// mask [batch|1 1 q_pos k_pos] is added.
 AttentionValues masked_softmax(at::Tensor dots, const at::Tensor& mask);
 
+/// weight [n d], contiguous, times the one row of x [… d], both bfloat16 → [… n].
+at::Tensor matrix_vector(const at::Tensor& weight, const at::Tensor& x);
+
 /// gate, up [… d] → gelu(gate) * up.
 at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up);
 

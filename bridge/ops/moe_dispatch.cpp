@@ -8,8 +8,8 @@
 
 namespace bezel::ops {
 
-at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts,
-                         const at::Tensor& weights) {
+at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts, const at::Tensor& weights,
+                         Path path) {
   const auto flat = experts.reshape({-1});
   const auto order = at::argsort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const auto counts = at::bincount(flat, {}, weights.size(0)).cpu();
@@ -19,7 +19,7 @@ at::Tensor expert_linear(const at::Tensor& x, const at::Tensor& experts,
   for (std::int64_t expert = 0; expert < weights.size(0); ++expert) {
     const std::int64_t n_rows = counts.const_data_ptr<std::int64_t>()[expert];
     if (n_rows == 0) continue;
-    parts.push_back(ops::linear(rows.narrow(0, begin, n_rows), weights[expert]));
+    parts.push_back(ops::linear(rows.narrow(0, begin, n_rows), weights[expert], path));
     begin += n_rows;
   }
   const auto place = at::argsort(order);

@@ -41,48 +41,53 @@ std::vector<at::Tensor> choices() {
           none + at::arange(7).remainder(5).view({1, 7, 1})};
 }
 
-TEST(MoeDispatch, InFloat32AndFloat64FollowsTheLoops) {
+class MoeDispatch : public ::testing::TestWithParam<Path> {};
+
+TEST_P(MoeDispatch, InFloat32AndFloat64FollowsTheLoops) {
   at::manual_seed(1);
   for (const auto& experts : choices()) {
     for (const auto& [type, bound] : {std::pair{at::kFloat, 1e-6}, {at::kDouble, 1e-15}}) {
       const auto x = random({2, 7, 2, 33}, type), weights = random({5, 6, 33}, type);
-      expect_close(expert_linear(x, experts, weights), by_loops(x, experts, weights).sum, bound);
+      expect_close(expert_linear(x, experts, weights, GetParam()),
+                   by_loops(x, experts, weights).sum, bound);
     }
   }
 }
 
-TEST(MoeDispatch, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
+TEST_P(MoeDispatch, InBfloat16IsWithinOneUnitOfItsFloat64Result) {
   at::manual_seed(2);
   for (const std::int64_t d_in : {1, 31, 32, 33, 704}) {
     for (const auto& experts : choices()) {
       const auto x = random({2, 7, 2, d_in}, at::kBFloat16);
       const auto weights = random({5, 6, d_in}, at::kBFloat16);
       const auto [want, terms] = by_loops(x, experts, weights);
-      expect_one_unit(expert_linear(x, experts, weights), want, terms);
+      expect_one_unit(expert_linear(x, experts, weights, GetParam()), want, terms);
     }
   }
 }
 
-TEST(MoeDispatch, OneTokenAndOneExpertWork) {
+TEST_P(MoeDispatch, OneTokenAndOneExpertWork) {
   const auto x = random({1, 1, 1, 4}, at::kDouble), weights = random({1, 3, 4}, at::kDouble);
   const auto experts = at::zeros({1, 1, 1}, at::kLong);
-  expect_close(expert_linear(x, experts, weights), by_loops(x, experts, weights).sum, 1e-15);
+  expect_close(expert_linear(x, experts, weights, GetParam()), by_loops(x, experts, weights).sum,
+               1e-15);
 }
 
-TEST(MoeDispatch, RepeatedRowsServeAsTheyAre) {
+TEST_P(MoeDispatch, RepeatedRowsServeAsTheyAre) {
   at::manual_seed(3);
   const auto x = random({2, 7, 1, 8}, at::kDouble).expand({2, 7, 3, 8});
   const auto weights = random({5, 6, 8}, at::kDouble);
   const auto experts = at::randint(0, 5, {2, 7, 3}, at::kLong);
-  expect_close(expert_linear(x, experts, weights), by_loops(x, experts, weights).sum, 1e-15);
+  expect_close(expert_linear(x, experts, weights, GetParam()), by_loops(x, experts, weights).sum,
+               1e-15);
 }
 
-TEST(MoeDispatch, GradientsReachTheTokensAndOnlyTheChosenExperts) {
+TEST_P(MoeDispatch, GradientsReachTheTokensAndOnlyTheChosenExperts) {
   at::manual_seed(4);
   const auto x = random({1, 3, 1, 4}, at::kDouble).requires_grad_(true);
   const auto weights = random({5, 2, 4}, at::kDouble).requires_grad_(true);
   const auto experts = at::tensor({3, 1, 3}, at::kLong).view({1, 3, 1});
-  expert_linear(x, experts, weights).sum().backward();
+  expert_linear(x, experts, weights, GetParam()).sum().backward();
   const auto chosen = weights.detach().index_select(0, experts.flatten());  // [pos d_out d_in]
   expect_close(x.grad().view({3, 4}), chosen.sum(1), 1e-15);
   const auto rows = x.detach().view({3, 4});
@@ -91,6 +96,8 @@ TEST(MoeDispatch, GradientsReachTheTokensAndOnlyTheChosenExperts) {
     EXPECT_EQ(weights.grad()[unused].abs().sum().item<double>(), 0.0);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(BothPaths, MoeDispatch, ::testing::ValuesIn(kBothPaths));
 
 }  // namespace
 }  // namespace bezel::ops
