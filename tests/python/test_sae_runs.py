@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -99,6 +101,9 @@ def test_an_sae_that_does_not_fit_is_refused_before_the_run(bridge: Any, sae: An
     for name, kind, words in cases:
         with pytest.raises(kind, match=words):
             bridge.add_sae(sae.at(name))
+    elsewhere = saes.random_sae("standard", D, AT).to("meta")
+    with pytest.raises(ArgumentError, match="the SAE is on meta and the model on cpu"):
+        bridge.add_sae(elsewhere)
     with pytest.raises(ArgumentError, match="two of the SAEs"):
         bridge.run_with_saes(TOKENS, saes=[sae, sae])
     with pytest.raises(ArgumentError, match="an SAE is wanted; got a str"):
@@ -180,6 +185,36 @@ def test_saes_leave_what_they_found(bridge: Any, sae: Any) -> None:
     bridge.reset_saes(AT)
     assert not bridge.acts_to_saes
     assert torch.equal(bridge(TOKENS), plain)
+
+
+def test_reset_saes_reaches_into_the_open_with_blocks(bridge: Any, sae: Any) -> None:
+    other = sae.at("blocks.3.hook_resid_post")
+    plain = bridge(TOKENS)
+    with bridge.saes(other), bridge.saes(sae):
+        bridge.reset_saes(AT)
+        assert list(bridge.acts_to_saes) == ["blocks.3.hook_resid_post"]
+        bridge.reset_saes()
+        assert torch.equal(bridge(TOKENS), plain)
+    assert not bridge.acts_to_saes
+
+
+def test_an_sae_that_another_replaces_is_let_go(bridge: Any, sae: Any) -> None:
+    first = saes.random_sae("standard", D, AT)
+    held = weakref.ref(first)
+    bridge.add_sae(first)
+    bridge.add_sae(sae)
+    del first
+    gc.collect()
+    assert held() is None
+    bridge.reset_saes()
+
+
+def test_a_glob_that_names_one_value_is_a_place(bridge: Any, sae: Any) -> None:
+    with bridge.saes(sae.at("blocks.2.hook_resid_po*")):
+        assert list(bridge.acts_to_saes) == [AT]
+        _, cache = bridge.run_with_cache(TOKENS, POST)
+    x = bridge.run_with_cache(TOKENS, AT)[1][AT]
+    torch.testing.assert_close(cache[POST], sae.encode(x))
 
 
 def test_saes_that_are_to_stay_stay_unless_the_run_fails(bridge: Any, sae: Any) -> None:
