@@ -144,7 +144,7 @@ class SaeValues(SaeAttaching):
         arguments: ForwardArguments,
         own: Sequence[RegisteredHook] = (),
     ) -> _Run:
-        keepers = [one for one in own if isinstance(one, Keeper) and one.dir == "fwd"]
+        keepers = [hook for hook in own if isinstance(hook, Keeper)]
         for keeper in keepers:
             made = core_input(input, arguments, self.tokenizer, self.cfg)
             check_fits(self._core, made, self._attached().values(), keeper.names, keeper.how)

@@ -126,16 +126,21 @@ def test_a_generation_keeps_what_was_named_and_no_more(
 
 
 def test_what_is_recorded_is_its_own_memory(bridge: Any, sae: Any) -> None:
-    bridge.add_sae(sae, use_error_term=True)
+    """Whatever becomes of the tensor that a hook was given."""
     held: list[torch.Tensor] = []
-    bridge.add_hook(POST, lambda features, hook: held.append(features))
-    _, cache = bridge.generate(
-        PROMPT, return_cache=True, names_filter=POST, **(GREEDY | {"max_new_tokens": 1})
-    )
-    before = cache[POST].clone()
-    held[0].zero_()
-    assert before.any()
-    assert torch.equal(cache[POST], before)
+
+    def wipe_the_last(features: torch.Tensor, hook: Any) -> None:
+        for before in held:
+            before.zero_()
+        held.append(features)
+
+    arguments = {"return_cache": True, "names_filter": POST, **GREEDY}
+    bridge.add_sae(sae, use_error_term=True)
+    _, want = bridge.generate(PROMPT, **arguments)
+    bridge.add_hook(POST, wipe_the_last)
+    _, cache = bridge.generate(PROMPT, **arguments)
+    assert len(held) == N_NEW
+    assert torch.equal(cache[POST], want[POST])
 
 
 def test_what_a_generation_cannot_do_at_features_is_refused(bridge: Any, sae: Any) -> None:

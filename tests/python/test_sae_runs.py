@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from bezel import loading
 from bezel.errors import (
     ArgumentError,
     HookNeverFiredError,
@@ -157,10 +158,21 @@ def test_features_are_cut_cast_and_freed_of_the_batch_like_other_values(
         one, [AT, POST], saes=sae, pos_slice=(2, 5), dtype=torch.float64, remove_batch_dim=True
     )
     for name in (AT, POST):
+        assert cut[name].dtype == torch.float64
         assert torch.equal(cut[name], whole[name][0, 2:5].double())
     _, plain = bridge.run_with_cache_with_saes(one, POST, saes=sae, return_cache_object=False)
     assert type(plain) is dict
     assert list(plain) == [POST]
+
+
+def test_features_are_kept_on_the_device_asked_for(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No second device is needed to see it: this one has no memory."""
+    monkeypatch.setattr(loading, "find_device", torch.device)
+    _, cache = bridge.run_with_cache_with_saes(TOKENS, POST, saes=sae, device="meta")
+    assert cache[POST].device.type == "meta"
+    assert cache[POST].shape == (2, 9, 99)
 
 
 # --- who is attached, and for how long -----------------------------------------------------------

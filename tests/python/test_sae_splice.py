@@ -256,3 +256,11 @@ def test_an_sae_as_a_hook_is_refused_where_values_are_integers(bridge: Any) -> N
     sae = saes.random_sae("standard", 9, "hook_tokens")
     with pytest.raises(ArgumentError, match="hook_tokens.*int64"):
         bridge.run_with_hooks(TOKENS, [sae.hook()])
+
+
+def test_features_are_kept_without_gradients_that_nobody_asked_for(bridge: Any, sae: Any) -> None:
+    logits, cache = bridge.run_with_cache_with_saes(TOKENS, POST, saes=sae)
+    assert not logits.requires_grad
+    with torch.no_grad():
+        _, again = bridge.run_with_cache_with_saes(TOKENS, POST, saes=sae)
+    assert torch.equal(cache[POST], again[POST])

@@ -103,6 +103,7 @@ def test_standing_hooks_at_features_have_an_order_a_level_and_permanence(
 FORMS: dict[str, tuple[Any, list[str]]] = {
     "glob": ("*.hook_sae_acts_p*", [f"{AT}.hook_sae_acts_pre", POST]),
     "regex": (re.compile(r".*hook_(sae_acts_post|embed)"), ["hook_embed", POST]),
+    "regex of the place alone": (re.compile(re.escape(AT)), [AT]),
     "callable": (lambda name: name in (POST, LATER), [POST, LATER]),
     "an iterator": (iter([POST, AT]), [POST, AT]),
     "an iterator of one": (iter([LATER]), [LATER]),
@@ -332,6 +333,10 @@ def test_names_given_once_are_not_lost_where_no_sae_is_meant(bridge: Any, sae: A
         bridge.run_with_cache(TOKENS, [])
     with pytest.raises(ArgumentError, match="no name"):
         bridge.add_hook([], nothing)
+    with pytest.raises(ArgumentError, match="NoneType"):
+        bridge.run_with_hooks(TOKENS, [(None, nothing)])
+    with pytest.raises(ArgumentError, match="wanted pairs"):
+        bridge.run_with_hooks(TOKENS, [POST])
 
 
 def test_features_alone_are_kept_in_runs_of_any_part(bridge: Any, sae: Any) -> None:
