@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bezel import _C
+from bezel import _C, loading
 from bezel.errors import ArgumentError, CacheTooLargeError
 from support import fixtures, saes
 from support.hook_functions import says
@@ -93,3 +93,21 @@ def test_a_generation_whose_features_do_not_fit_is_refused_before_it_begins(
         bridge.generate(TOKENS, -30, **arguments)
     monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes)
     bridge.generate(TOKENS, 4, **arguments)
+
+
+def test_the_memory_is_that_of_the_device_where_values_are_kept_if_anybody_knows_it(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(loading, "find_device", torch.device)
+    monkeypatch.setattr(_C, "free_bytes", asked.append)  # None: nobody knows
+    bridge.add_sae(sae)
+    bridge.run_with_cache(TOKENS, POST, device="meta")
+    assert asked == [torch.device("meta")]
+
+
+def test_a_generation_from_floats_is_refused_as_without_saes(bridge: Any, sae: Any) -> None:
+    bridge.add_sae(sae)
+    floats = torch.zeros(1, 3, D)
+    with pytest.raises(ArgumentError, match="generate takes token ids"):
+        bridge.generate(floats, 2, return_cache=True, names_filter=POST, return_type="tokens")

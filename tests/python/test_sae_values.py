@@ -350,6 +350,7 @@ def test_features_alone_are_kept_in_runs_of_any_part(bridge: Any, sae: Any) -> N
         (TOKENS, {}, [POST, later]),
         (TOKENS, {"stop_at_layer": 3}, [POST]),
         (stream, {"start_at_layer": 2, **rest}, [POST, later]),
+        (stream, {"start_at_layer": -6, **rest}, [POST, later]),
         (stream, {"start_at_layer": 2, "stop_at_layer": 3, **rest}, [POST]),
         (whole["hook_full_embed"], {"tokens": TOKENS}, [POST, later]),
     ]
