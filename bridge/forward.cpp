@@ -149,11 +149,12 @@ at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
                    const Context& context, hooks::Run& run) {
   RunState state = state_before(input, start_state, extent, spec, weights);
   auto [stream, ple_inputs] = embed(input, start_state, spec, weights, context, run);
+  std::vector<at::Tensor> by_layer(spec.layers.size());
+  if (ple_inputs.defined()) by_layer = ple_inputs.unbind(2);
   for (int layer = input.first_layer; layer < extent.stop_layer; ++layer) {
     if (context.check_interrupt) context.check_interrupt();
-    const auto ple_input = spec.d_ple > 0 ? ple_inputs.select(2, layer) : at::Tensor();
-    stream = block(std::move(stream), layer, weights.layers[layer], spec.layers[layer], ple_input,
-                   context, state, Tap(run, layer + 1));
+    stream = block(std::move(stream), layer, weights.layers[layer], spec.layers[layer],
+                   by_layer[layer], context, state, Tap(run, layer + 1));
   }
   if (!extent.head) return stream;
   return unembed(stream, input.n_logits, weights, spec, context, Tap(run, 0));

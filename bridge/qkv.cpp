@@ -1,6 +1,8 @@
 // Queries, keys and values from the stream, with or without per-head copies of it.
 #include <ATen/ATen.h>
 
+#include <vector>
+
 #include "bezel/bridge/layers.h"
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/linear.h"
@@ -35,9 +37,10 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
   const std::int64_t n_k = spec.n_kv_heads * spec.d_head;
   const auto packed = ops::linear(ops::rms_norm(branch_input, weights.ln1, context, kLn1, tap),
                                   w.qkv, context.path);
-  const auto heads = [&](std::int64_t begin, std::int64_t length) {
-    return packed.narrow(-1, begin, length).unflatten(-1, {-1, spec.d_head});
-  };
+  std::vector<std::int64_t> lengths = {n_q};
+  if (!spec.donor) lengths.resize(spec.k_is_v ? 2 : 3, n_k);
+  const auto parts = packed.split_with_sizes(lengths, -1);
+  const auto heads = [&](std::size_t i) { return parts[i].unflatten(-1, {-1, spec.d_head}); };
   // What a hook on the copies changes; undefined where none can. An edit that changes nothing gives
   // zeros, so that the run stays as it is, bit for bit.
   const auto change = [&](HookId name, std::int64_t n_heads, std::int64_t row) {
@@ -50,14 +53,13 @@ Projections project_qkv(const at::Tensor& branch_input, const LayerWeights& weig
            ops::widened(project_copies(copies, weights.ln1, rows, context));
   };
   Projections own;
-  own.q = tap("attn.hook_q", plus(heads(0, n_q), change("hook_q_input", spec.n_heads, 0)));
+  own.q = tap("attn.hook_q", plus(heads(0), change("hook_q_input", spec.n_heads, 0)));
   if (spec.donor) return own;
   const auto k_change = change("hook_k_input", spec.n_kv_heads, n_q);
-  own.k = tap("attn.hook_k", plus(heads(n_q, n_k), k_change));
+  own.k = tap("attn.hook_k", plus(heads(1), k_change));
   // Where K == V the values come from the keys' projection, less what its own input's hook changed.
   const std::int64_t v_row = spec.k_is_v ? n_q : n_q + n_k;
-  const auto v =
-      spec.k_is_v ? plus(own.k, k_change.defined() ? -k_change : k_change) : heads(v_row, n_k);
+  const auto v = spec.k_is_v ? plus(own.k, k_change.defined() ? -k_change : k_change) : heads(2);
   own.v = tap("attn.hook_v", plus(v, change("hook_v_input", spec.n_kv_heads, v_row)));
   return own;
 }

@@ -6,8 +6,6 @@
 namespace bezel::ops::fused {
 namespace {
 
-constexpr std::int64_t kGrainElements = 8'192;  // about 5 µs of work
-
 template <class T>
 struct MaskedSoftmaxRows {
   T* scores;
@@ -36,7 +34,7 @@ AttentionValues masked_softmax(at::Tensor dots, const at::Tensor& mask) {
                                        .n_queries = dots.size(2),
                                        .n_per_mask = n_rows / whole_mask.size(0),
                                        .d = dots.size(3)};
-    for_rows(n_rows, rows.d, kGrainElements, rows);
+    for_rows(n_rows, rows.d, rows);
   });
   return values;
 }

@@ -6,8 +6,6 @@
 namespace bezel::ops::fused {
 namespace {
 
-constexpr std::int64_t kGrainElements = 65'536;  // about 10 µs of work
-
 struct RowGroups {
   const at::BFloat16 *w, *x;
   at::BFloat16* y;
@@ -36,7 +34,7 @@ at::Tensor matrix_vector(const at::Tensor& weight, const at::Tensor& x) {
                             .y = y.mutable_data_ptr<at::BFloat16>(),
                             .n = n,
                             .d = d};
-  for_rows((n + kRowsTogether - 1) / kRowsTogether, kRowsTogether * d, kGrainElements, groups);
+  for_rows((n + kRowsTogether - 1) / kRowsTogether, kRowsTogether * d, groups);
   return y;
 }
 

@@ -6,8 +6,6 @@
 namespace bezel::ops::fused {
 namespace {
 
-constexpr std::int64_t kGrainElements = 32'768;  // about 5 µs of work
-
 template <class T>
 struct RmsNormRows {
   RmsNormRow<T> first;
@@ -72,7 +70,7 @@ NormValues rms_norm(const NormInputs& inputs, double eps, NormOutputs outputs) {
                                  .places = RowPlaces(vectors),
                                  .d = vectors.size(2),
                                  .eps = eps};
-    for_rows(vectors.size(0) * vectors.size(1), rows.d, kGrainElements, rows);
+    for_rows(vectors.size(0) * vectors.size(1), rows.d, rows);
   });
   return values;
 }

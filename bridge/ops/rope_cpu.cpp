@@ -6,8 +6,6 @@
 namespace bezel::ops::fused {
 namespace {
 
-constexpr std::int64_t kGrainElements = 32'768;  // about 5 µs of work
-
 template <class T>
 struct RopeRows {
   const T* x;
@@ -44,7 +42,7 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
                               .n_pos = x.size(1),
                               .n_heads = x.size(2),
                               .d = x.size(3)};
-    for_rows(heads.size(0) * heads.size(1), rows.d, kGrainElements, rows);
+    for_rows(heads.size(0) * heads.size(1), rows.d, rows);
   });
   return out.transpose(1, 2);
 }

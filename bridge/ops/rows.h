@@ -35,10 +35,11 @@ BEZEL_VECTOR_CLONES void run_rows(const Row& row, std::int64_t begin, std::int64
   for (std::int64_t i = begin; i < end; ++i) row(i);
 }
 
-/// row(i) for the n_rows rows of d elements each; a thread gets at least `grain_elements`.
+/// row(i) for the n_rows rows of d elements each; a thread gets as many elements as torch's own
+/// ops give to one, at least.
 template <class Row>
-void for_rows(std::int64_t n_rows, std::int64_t d, std::int64_t grain_elements, const Row& row) {
-  const auto grain = std::max<std::int64_t>(1, grain_elements / d);
+void for_rows(std::int64_t n_rows, std::int64_t d, const Row& row) {
+  const auto grain = std::max<std::int64_t>(1, at::internal::GRAIN_SIZE / d);
   at::parallel_for(0, n_rows, grain,
                    [&](std::int64_t begin, std::int64_t end) { run_rows(row, begin, end); });
 }

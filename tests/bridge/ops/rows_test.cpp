@@ -24,11 +24,11 @@ struct NoteThread {
   }
 };
 
-std::pair<std::size_t, std::size_t> threads_and_rows(std::int64_t n_rows, std::int64_t grain) {
+std::pair<std::size_t, std::size_t> threads_and_rows(std::int64_t n_rows, std::int64_t d) {
   std::mutex mutex;
   std::set<std::thread::id> threads;
   std::set<std::int64_t> rows;
-  fused::for_rows(n_rows, 10, grain, NoteThread{&mutex, &threads, &rows});
+  fused::for_rows(n_rows, d, NoteThread{&mutex, &threads, &rows});
   return {threads.size(), rows.size()};
 }
 
@@ -36,8 +36,8 @@ std::pair<std::size_t, std::size_t> threads_and_rows(std::int64_t n_rows, std::i
 TEST(Rows, AreSharedOutAmongTorchsThreads) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);
-  EXPECT_EQ(threads_and_rows(64, 1), std::pair(std::size_t{2}, std::size_t{64}));
-  EXPECT_EQ(threads_and_rows(64, 640), std::pair(std::size_t{1}, std::size_t{64}));
+  EXPECT_EQ(threads_and_rows(64, 1024), std::pair(std::size_t{2}, std::size_t{64}));
+  EXPECT_EQ(threads_and_rows(64, 512), std::pair(std::size_t{1}, std::size_t{64}));
   at::set_num_threads(before);
 }
 
