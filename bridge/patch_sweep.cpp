@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 #include <utility>
 
 #include "bezel/bridge/kv_cache.h"
@@ -107,35 +106,49 @@ std::vector<at::Tensor> PatchSweep::run(const std::string& name,
                                         const std::vector<at::Tensor>& patched) const {
   const c10::NoGradGuard no_gradients;
   const SiteRow at = bridge_->inventory().resolve(name);
-  const auto unpatched = value(name);
-  std::vector<std::int64_t> first;
-  for (const auto& value : patched) {
-    first.push_back(first_change(at, hooks::checked(value, unpatched, name)));
-  }
-  std::vector<std::size_t> order(patched.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return first[i]; });
   std::vector<at::Tensor> logits(patched.size());
-  Start start = start_of(at);
-  for (auto begin = order.begin(); begin != order.end();) {
-    start.pos = first[*begin];
-    if (start.pos == positions_.size(1)) {  // nothing is another here and behind
-      logits[*begin++] = logits_.clone();
+  for (const Batch& batch : batches(at, patched)) {
+    if (batch.pos == positions_.size(1)) {
+      for (const std::size_t cell : batch.cells) logits[cell] = logits_.clone();
       continue;
     }
-    std::int64_t wasted = 0;  // tokens that cells run before their first change
-    const auto costs_more = [&](std::size_t i) {
-      wasted += (first[i] - start.pos) * positions_.size(0);
-      return wasted > kRunInTokens;
-    };
-    const auto end = std::find_if(begin, order.end(), costs_more);
-    start.n_cells = end - begin;
     std::vector<at::Tensor> values;
-    for (auto i = begin; i != end; ++i) values.push_back(patched[*i]);
+    values.reserve(batch.cells.size());
+    for (const std::size_t cell : batch.cells) values.push_back(patched[cell]);
+    Start start = start_of(at);
+    start.pos = batch.pos;
+    start.n_cells = static_cast<std::int64_t>(values.size());
     const auto together = run_together(at, start, at::cat(values)).chunk(start.n_cells);
-    for (std::size_t i = 0; begin != end; ++begin, ++i) logits[*begin] = together[i];
+    for (std::size_t i = 0; i < values.size(); ++i) logits[batch.cells[i]] = together[i];
   }
   return logits;
+}
+
+// Cells in the order of their first change. A cell joins the ones before it until the tokens that
+// would be run for nothing cost more than another run.
+std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
+                                                   const std::vector<at::Tensor>& patched) const {
+  const auto& name = bridge_->inventory().name(at);
+  const auto unpatched = value(name);
+  std::vector<std::pair<std::int64_t, std::size_t>> first;
+  first.reserve(patched.size());
+  for (const at::Tensor& value : patched) {
+    first.emplace_back(first_change(at, hooks::checked(value, unpatched, name)), first.size());
+  }
+  std::ranges::sort(first);
+  std::vector<Batch> batches;
+  std::int64_t n_wasted = 0;
+  for (const auto& [pos, cell] : first) {
+    if (!batches.empty()) n_wasted += (pos - batches.back().pos) * positions_.size(0);
+    const bool changes_nothing = pos == positions_.size(1);
+    const bool is_one_more = !batches.empty() && pos == batches.back().pos;
+    if (batches.empty() || n_wasted > kRunInTokens || (changes_nothing && !is_one_more)) {
+      batches.push_back({.pos = pos, .cells = {}});
+      n_wasted = 0;
+    }
+    batches.back().cells.push_back(cell);
+  }
+  return batches;
 }
 
 PatchSweep::Start PatchSweep::start_of(const SiteRow& at) const {

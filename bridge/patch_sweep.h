@@ -46,7 +46,13 @@ class PatchSweep {
     std::int64_t pos = 0;
     std::int64_t n_cells = 0;
   };
+  struct Batch {
+    std::int64_t pos;                // where it begins; behind the end: nothing changes
+    std::vector<std::size_t> cells;  // of those asked for
+  };
   Start start_of(const hooks::SiteRow& at) const;
+  std::vector<Batch> batches(const hooks::SiteRow& at,
+                             const std::vector<at::Tensor>& patched) const;
   std::int64_t first_change(const hooks::SiteRow& at, const at::Tensor& patched) const;
   Input input_from(const Start& start) const;
   std::vector<hooks::Edit> edits_from(const Start& start) const;
