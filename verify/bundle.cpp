@@ -1,0 +1,123 @@
+#include "bezel/verify/bundle.h"
+
+#include "bezel/hooks/error.h"
+#include "bezel/verify/seal.h"
+
+namespace bezel::verify {
+namespace {
+
+constexpr std::string_view kKind = "bezel.Reference";
+constexpr std::int64_t kSchema = 1;
+
+// The seal first: HDF5's own reader is given only what was sealed.
+std::filesystem::path sealed(const std::filesystem::path& path) {
+  check_seal(path);
+  return path;
+}
+
+}  // namespace
+
+Bundle::Bundle(const std::filesystem::path& path) : path_(path), file_(sealed(path)) {
+  const auto kind = file_.text_attribute("/meta", "kind");
+  if (kind != kKind) {
+    throw FormatError(path.string() + " is a " + kind + "; wanted a " + std::string(kKind) +
+                      ", as `bezel reference MODEL --out ref.h5` writes");
+  }
+  const auto schema = file_.integer_attribute("/meta", "schema");
+  if (schema != kSchema) {
+    throw FormatError(path.string() + " has schema " + std::to_string(schema) +
+                      "; this bezel reads " + std::to_string(kSchema) +
+                      ". Make it again with `bezel reference`");
+  }
+}
+
+std::string Bundle::generation_config() const {
+  return file_.text_attribute("/meta", "generation_config");
+}
+
+std::string Bundle::at(const std::string& input, const std::string& what) {
+  return "/cases/" + input + "/" + what;
+}
+
+std::vector<ReferenceWeight> Bundle::weights() const {
+  const auto names = file_.read_texts("/weights/name");
+  const auto types = file_.read_texts("/weights/dtype"),
+             shapes = file_.read_texts("/weights/shape");
+  const auto hashes = file_.read<std::uint64_t>("/weights/hash");
+  if (types.size() != names.size() || shapes.size() != names.size() ||
+      hashes.size() != names.size()) {
+    throw FormatError(path_.string() + ": /weights has columns of different lengths");
+  }
+  std::vector<ReferenceWeight> weights;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    weights.push_back({names[i], types[i], shapes[i], hashes.flat(i)});
+  }
+  return weights;
+}
+
+std::string Bundle::about(const std::string& input) const {
+  return file_.text_attribute("/cases/" + input, "about");
+}
+
+xt::xarray<std::int64_t> Bundle::tokens(const std::string& input) const {
+  return file_.read<std::int64_t>(at(input, "tokens"));
+}
+
+xt::xarray<std::int64_t> Bundle::mask(const std::string& input) const {
+  return file_.read<std::int64_t>(at(input, "attention_mask"));
+}
+
+std::vector<std::string> Bundle::names(const std::string& input) const {
+  return file_.members(at(input, "acts"));
+}
+
+ReferenceValue Bundle::value(const std::string& input, const std::string& name) const {
+  const auto place = at(input, "acts/" + name);
+  ReferenceValue value;
+  value.axes = file_.texts_attribute(place, "DIMENSION_LABELS");
+  value.is_integer = file_.is_integer(place);
+  if (value.is_integer) {
+    value.integers = file_.read<std::int64_t>(place);
+  } else {
+    value.numbers = file_.read<float>(place);
+  }
+  if (file_.has_attribute(place, "positions")) {
+    value.sample = Sample{.positions = file_.integers_attribute(place, "positions"),
+                          .dims = file_.integers_attribute(place, "dims"),
+                          .norm = file_.number_attribute(place, "norm"),
+                          .sum = file_.number_attribute(place, "sum")};
+  }
+  return value;
+}
+
+ReferenceLogits Bundle::logits(const std::string& input) const {
+  return {.top_ids = file_.read<std::int64_t>(at(input, "logits/top_ids")),
+          .top_values = file_.read<float>(at(input, "logits/top_values")),
+          .log_sum_exp = file_.read<float>(at(input, "logits/log_sum_exp")),
+          .positions = file_.read<std::int64_t>(at(input, "logits/positions")),
+          .full = file_.read<float>(at(input, "logits/full"))};
+}
+
+double Bundle::loss(const std::string& input) const {
+  return file_.read<double>(at(input, "loss")).flat(0);
+}
+
+xt::xarray<float> Bundle::loss_per_token(const std::string& input) const {
+  return file_.read<float>(at(input, "loss_per_token"));
+}
+
+ReferenceBfloat16 Bundle::bfloat16(const std::string& input) const {
+  const auto number = [&](const char* what) { return file_.read<double>(at(input, what)).flat(0); };
+  return {.names = file_.read_texts(at(input, "bfloat16/name")),
+          .relative_rms = file_.read<double>(at(input, "bfloat16/relative_rms")),
+          .logits_relative_rms = number("bfloat16/logits_relative_rms"),
+          .logits_kl = number("bfloat16/logits_kl"),
+          .top1 = number("bfloat16/top1")};
+}
+
+ReferenceGreedy Bundle::greedy(const std::string& input) const {
+  return {.tokens = file_.read<std::int64_t>(at(input, "greedy/tokens")),
+          .gap = file_.read<float>(at(input, "greedy/gap"))};
+}
+
+}  // namespace bezel::verify

@@ -1,0 +1,89 @@
+// A reference bundle: what Hugging Face transformers computes, written once by
+// `bezel reference MODEL --out ref.h5`. No torch here: HDF5 and xtensor.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+#include <xtensor/xarray.hpp>
+
+#include "bezel/verify/h5.h"
+
+namespace bezel::verify {
+
+/// The part of a large value that a bundle keeps, with a fingerprint of the whole.
+struct Sample {
+  std::vector<std::int64_t> positions;  // kept of the axes pos and q_pos
+  std::vector<std::int64_t> dims;       // kept of the last axis
+  double norm = 0, sum = 0;             // of the whole value: root of the sum of squares, and sum
+};
+
+/// One named value of one case.
+struct ReferenceValue {
+  std::vector<std::string> axes;      // words of the hook table
+  xt::xarray<float> numbers;          // in full axes, or the sampled part
+  xt::xarray<std::int64_t> integers;  // instead, for indices
+  bool is_integer = false;
+  std::optional<Sample> sample;
+};
+
+struct ReferenceLogits {
+  xt::xarray<std::int64_t> top_ids;    // [batch pos n], the highest first
+  xt::xarray<float> top_values;        // [batch pos n]
+  xt::xarray<float> log_sum_exp;       // [batch pos]
+  xt::xarray<std::int64_t> positions;  // [n]: where the whole rows are
+  xt::xarray<float> full;              // [batch n d_vocab]
+};
+
+/// The reference in bfloat16 beside itself in float32, of the same rounded weights.
+struct ReferenceBfloat16 {
+  std::vector<std::string> names;
+  xt::xarray<double> relative_rms;  // [name]
+  double logits_relative_rms = 0, logits_kl = 0, top1 = 0;
+};
+
+struct ReferenceGreedy {
+  xt::xarray<std::int64_t> tokens;  // [batch new]; pad behind a row's end
+  xt::xarray<float> gap;            // [batch new]: highest logit less the next
+};
+
+struct ReferenceWeight {
+  std::string name, dtype, shape;  // of the checkpoint
+  std::uint64_t hash = 0;          // XXH3-64 of the stored bytes
+};
+
+class Bundle {
+ public:
+  /// Throws FormatError for a file that is no bundle, was cut or changed, or has another schema.
+  explicit Bundle(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  /// config.json and generation_config.json of the checkpoint, as text.
+  std::string config() const { return file_.text_attribute("/meta", "config"); }
+  std::string generation_config() const;
+  std::string versions() const { return file_.text_attribute("/meta", "versions"); }
+  std::vector<ReferenceWeight> weights() const;
+
+  /// The inputs, in the order in which they were run.
+  std::vector<std::string> cases() const { return file_.members("/cases"); }
+  std::string about(const std::string& input) const;
+  xt::xarray<std::int64_t> tokens(const std::string& input) const;  // [batch pos]
+  xt::xarray<std::int64_t> mask(const std::string& input) const;    // [batch pos], 0 at padding
+  std::vector<std::string> names(const std::string& input) const;   // of its values
+  ReferenceValue value(const std::string& input, const std::string& name) const;
+  ReferenceLogits logits(const std::string& input) const;
+  double loss(const std::string& input) const;
+  xt::xarray<float> loss_per_token(const std::string& input) const;  // [batch pos-1]
+  ReferenceBfloat16 bfloat16(const std::string& input) const;
+  ReferenceGreedy greedy(const std::string& input) const;
+
+ private:
+  static std::string at(const std::string& input, const std::string& what);
+
+  std::filesystem::path path_;
+  h5::File file_;
+};
+
+}  // namespace bezel::verify

@@ -1,0 +1,25 @@
+// The phases, one file each in phases/.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "bezel/verify/report.h"
+#include "bezel/verify/subject.h"
+
+namespace bezel::verify {
+
+/// P1: every name in every layer, the logits and the loss, against the reference.
+void forward_parity(const Subject& subject, Phase& phase);
+
+struct PhaseEntry {
+  std::string_view id, title;
+  bool needs_reference;
+  void (*run)(const Subject& subject, Phase& phase);  // adds its checks as they are done
+};
+
+inline constexpr std::array kPhases = {
+    PhaseEntry{"P1", "forward parity", true, &forward_parity},
+};
+
+}  // namespace bezel::verify

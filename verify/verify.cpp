@@ -1,0 +1,86 @@
+#include "bezel/verify/verify.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "bezel/adapters/load.h"
+#include "bezel/hooks/error.h"
+#include "bezel/verify/phases.h"
+
+namespace bezel::verify {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::vector<PhaseEntry> chosen(const std::vector<int>& numbers) {
+  if (numbers.empty()) return {kPhases.begin(), kPhases.end()};
+  std::vector<PhaseEntry> phases;
+  for (const int number : numbers) {
+    const std::string id = "P" + std::to_string(number);
+    const auto* const found = std::ranges::find(kPhases, id, &PhaseEntry::id);
+    if (found == kPhases.end()) {
+      std::string all;
+      for (const PhaseEntry& phase : kPhases) all += " " + std::string(phase.id);
+      throw ArgumentError("there is no phase " + id + "; there are" + all);
+    }
+    phases.push_back(*found);
+  }
+  return phases;
+}
+
+std::optional<Bundle> bundle_of(const std::filesystem::path& folder, const VerifyOptions& options) {
+  const auto path = options.reference.value_or(folder / "reference.h5");
+  if (!options.reference && !std::filesystem::exists(path)) return std::nullopt;
+  return Bundle(path);
+}
+
+// Appends to the report even when it is stopped in the middle.
+void run_phase(const PhaseEntry& entry, const Subject& subject, Report& report) {
+  const auto start = Clock::now();
+  Phase& phase = report.phases.emplace_back(
+      Phase{.id = std::string(entry.id), .title = std::string(entry.title), .checks = {}});
+  try {
+    if (entry.needs_reference && !subject.bundle) {
+      phase.checks.push_back(
+          {.name = "reference bundle",
+           .why = "there is no reference.h5 in " + subject.folder.string() +
+                  "; write one with `bezel reference MODEL --out MODEL/reference.h5`",
+           .is_skipped = true});
+    } else {
+      entry.run(subject, phase);
+    }
+  } catch (const Interrupted&) {
+    phase.checks.push_back({.name = "the rest", .why = "interrupted", .is_skipped = true});
+    report.is_interrupted = true;
+  }
+  phase.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+Report verify(const std::filesystem::path& folder, const VerifyOptions& options) {
+  const c10::NoGradGuard no_gradients;
+  const auto phases = chosen(options.phases);
+  const Subject subject{
+      .folder = folder,
+      .model = adapters::load(folder, {.dtype = options.dtype, .device = options.device}),
+      .bundle = bundle_of(folder, options),
+      .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
+      .on_progress = options.on_progress};
+  Report report{.model = folder.filename().string(),
+                .dtype = c10::toString(options.dtype),
+                .device = options.device.str(),
+                .versions = subject.bundle ? subject.bundle->versions() : "",
+                .reference = subject.bundle ? subject.bundle->path().filename().string() : "",
+                .phases = {}};
+  for (const PhaseEntry& phase : phases) {
+    run_phase(phase, subject, report);
+    if (report.is_interrupted) break;
+  }
+  return report;
+}
+
+}  // namespace bezel::verify

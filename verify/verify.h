@@ -1,0 +1,34 @@
+// Is it the same model? All phases on one model folder.
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bezel/verify/report.h"
+
+namespace bezel::verify {
+
+/// Thrown by on_progress to stop; what was done until then is reported.
+struct Interrupted {};
+
+struct VerifyOptions {
+  std::vector<int> phases{};  // by number; none: all that there are
+  std::optional<std::filesystem::path>
+      reference{};  // nullopt: <folder>/reference.h5, if it is there
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  double strict = 1;
+  std::function<void(const std::string& what)> on_progress{};  // before and between checks
+};
+
+/// Loads the model and runs the phases. Throws CheckpointError for a folder or a bundle that
+/// cannot be used, and ArgumentError for a phase that does not exist.
+Report verify(const std::filesystem::path& folder, const VerifyOptions& options = {});
+
+}  // namespace bezel::verify
