@@ -122,8 +122,8 @@ at::Tensor repeated(const KvCache& kv_cache, std::int64_t n_batch) {
   if (n_batch == n_held) return positions;
   if (!kv_cache.is_frozen() || n_batch % n_held != 0) {
     throw ArgumentError("kv_cache holds a batch of " + std::to_string(n_held) + "; the input has " +
-                        std::to_string(n_batch) +
-                        " rows, and only a frozen one serves more, in multiples");
+                        std::to_string(n_batch) + " rows, wanted " +
+                        (kv_cache.is_frozen() ? "a multiple of " : "") + std::to_string(n_held));
   }
   return positions.repeat({n_batch / n_held, 1});
 }

@@ -31,8 +31,8 @@ struct Input {
   std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
   NamedTensors start_state{};
-  /// The tokens before these; they join it when the run has ended. attention_mask and position_ids
-  /// speak of the new ones.
+  /// The tokens before these, which join it when the run has ended (unless it is frozen).
+  /// attention_mask and position_ids speak of the new ones.
   std::shared_ptr<KvCache> kv_cache{};
 };
 

@@ -50,7 +50,9 @@ std::int64_t KvCache::n_keys(const AttentionSpec& attention, std::int64_t n_new)
 
 KeysValues KvCache::with(int layer, const KeysValues& fresh) {
   if (!suits(layer, fresh)) {
-    throw ArgumentError("kv_cache was made for another model; a cache serves one");
+    throw ArgumentError("kv_cache has no keys of block " + std::to_string(layer) +
+                        " that fit: it was made for another model, or of a run that did not record "
+                        "them");
   }
   Layer& held = layers_[layer];
   const std::int64_t n_held = std::min(held.n_filled, held.n_kept.value_or(held.n_filled));

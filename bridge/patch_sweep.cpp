@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/StringUtil.h>
 
 #include <algorithm>
 #include <array>
@@ -78,9 +79,14 @@ PatchSweep::PatchSweep(const Bridge& bridge, Input input, const std::vector<hook
     : bridge_(&bridge), input_(std::move(input)), options_(std::move(options)) {
   const c10::NoGradGuard no_gradients;
   check_input(input_);
+  for (at::Tensor* given :
+       {&input_.tokens, &input_.attention_mask, &input_.position_ids, &input_.token_types}) {
+    if (given->defined()) *given = given->clone();  // the caller may write into his
+  }
   hooks::Request request{.names = patched, .edits = edits};
   const auto plan_of_patched = bridge.plan(input_, request);
   for (const hooks::PlannedValue& value : plan_of_patched->values()) {
+    names_.insert(value.name);
     const auto layer = start_of(bridge.inventory().resolve(value.name)).layer;
     if (layer) request.names.emplace_back(stream_at(*layer));
   }
@@ -106,6 +112,7 @@ std::vector<at::Tensor> PatchSweep::run(const std::string& name,
                                         const std::vector<at::Tensor>& patched) const {
   const c10::NoGradGuard no_gradients;
   const SiteRow at = bridge_->inventory().resolve(name);
+  check(name, patched);
   std::vector<at::Tensor> logits(patched.size());
   for (const Batch& batch : batches(at, patched)) {
     if (batch.pos == positions_.size(1)) {
@@ -124,16 +131,34 @@ std::vector<at::Tensor> PatchSweep::run(const std::string& name,
   return logits;
 }
 
+void PatchSweep::check(const std::string& name, const std::vector<at::Tensor>& patched) const {
+  if (!names_.contains(name)) {
+    throw ArgumentError("this sweep was not made to patch \"" + name +
+                        "\"; name it among the values to patch");
+  }
+  const auto unpatched = value(name);
+  for (const at::Tensor& value : patched) {
+    if (value.defined() && value.sizes() == unpatched.sizes() &&
+        value.options().type_equal(unpatched.options()) && value.device() == unpatched.device()) {
+      continue;
+    }
+    throw ArgumentError(
+        "a patched value of \"" + name + "\" is " +
+        (value.defined() ? c10::str(value.scalar_type(), " ", value.sizes(), " on ", value.device())
+                         : std::string("undefined")) +
+        c10::str("; wanted ", unpatched.scalar_type(), " ", unpatched.sizes(), " on ",
+                 unpatched.device()));
+  }
+}
+
 // Cells in the order of their first change. A cell joins the ones before it until the tokens that
 // would be run for nothing cost more than another run.
 std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
                                                    const std::vector<at::Tensor>& patched) const {
-  const auto& name = bridge_->inventory().name(at);
-  const auto unpatched = value(name);
   std::vector<std::pair<std::int64_t, std::size_t>> first;
   first.reserve(patched.size());
   for (const at::Tensor& value : patched) {
-    first.emplace_back(first_change(at, hooks::checked(value, unpatched, name)), first.size());
+    first.emplace_back(first_change(at, value), first.size());
   }
   std::ranges::sort(first);
   std::vector<Batch> batches;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "bezel/bridge/bridge.h"
@@ -29,14 +30,17 @@ class PatchSweep {
   PatchSweep(const Bridge& bridge, Input input, const std::vector<hooks::Edit>& edits,
              const std::vector<hooks::Selector>& patched, RunOptions options = {});
 
-  /// Of the unpatched run [batch pos d_vocab].
+  /// Of the unpatched run [batch kept d_vocab], kept being pos or logits_to_keep. Cells take theirs
+  /// from it: not to be written to.
   const at::Tensor& logits() const { return logits_; }
-  /// Of the unpatched run, by full name, after the edits. Throws UnknownHookError for any that was
-  /// not asked for.
+  /// Of the unpatched run, by full name, after the edits; not to be written to. Throws
+  /// UnknownHookError for any that was not asked for.
   at::Tensor value(const std::string& name) const { return values_->at(name); }
 
-  /// Logits [batch pos d_vocab] of each cell; patched holds the whole value at this name
-  /// [batch …] of each. Throws HookResultError for one of another shape.
+  /// Logits [batch kept d_vocab] of each cell; patched holds the whole value at this name [batch …]
+  /// of each. Cells whose first changes are near each other run in one batch: how many fit into
+  /// memory is the caller's to say. Throws ArgumentError for a name that was not asked for, and for
+  /// a value of another shape, dtype or device than the unpatched one.
   std::vector<at::Tensor> run(const std::string& name,
                               const std::vector<at::Tensor>& patched) const;
 
@@ -56,6 +60,7 @@ class PatchSweep {
   std::int64_t first_change(const hooks::SiteRow& at, const at::Tensor& patched) const;
   Input input_from(const Start& start) const;
   std::vector<hooks::Edit> edits_from(const Start& start) const;
+  void check(const std::string& name, const std::vector<at::Tensor>& patched) const;
   at::Tensor run_together(const hooks::SiteRow& at, const Start& start,
                           const at::Tensor& patched) const;
 
@@ -64,6 +69,7 @@ class PatchSweep {
   RunOptions options_;
   at::Tensor positions_;  // [batch pos], -1 at padding
   at::Tensor blocks_;     // [batch pos]: image a token belongs to, -1: none; or undefined
+  std::unordered_set<std::string> names_;    // of values to patch
   std::shared_ptr<const hooks::Plan> plan_;  // of the unpatched run: which edits apply where
   std::shared_ptr<hooks::ActivationCache> values_;
   at::Tensor logits_;

@@ -62,6 +62,11 @@ bezel_feature(BEZEL_CUDA "CUDA kernels" "${nvcc}" "nvcc was not found (CUDA Tool
 
 function(bezel_print_summary)
   message(STATUS "bezel ${PROJECT_VERSION}, ${CMAKE_BUILD_TYPE}, torch ${BEZEL_TORCH_VERSION}")
+  if(BEZEL_THREADS)
+    message(STATUS "  threads of CPU kernels: ${BEZEL_THREADS}")
+  else()
+    message(STATUS "  threads of CPU kernels left out: they need g++ and a wheel with libgomp.so.1")
+  endif()
   foreach(line IN LISTS BEZEL_SUMMARY)
     message(STATUS "  ${line}")
   endforeach()

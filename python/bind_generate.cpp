@@ -34,7 +34,12 @@ void bind_generate(py::module_& module) {
   py::class_<KvCache, std::shared_ptr<KvCache>>(module, "KvCache")
       .def(py::init([](const Bridge& model) { return std::make_shared<KvCache>(model.spec()); }))
       .def_property_readonly("n_seen", &KvCache::n_seen)
-      .def_property_readonly("positions", &KvCache::positions)
+      .def_property_readonly("positions",
+                             [](const KvCache& self) -> std::optional<at::Tensor> {
+                               const auto& positions = self.positions();
+                               if (!positions.defined()) return std::nullopt;
+                               return positions.clone();
+                             })
       .def_property("frozen", &KvCache::is_frozen, &KvCache::freeze);
   py::class_<Sampling>(module, "Sampling")
       .def(py::init<>())

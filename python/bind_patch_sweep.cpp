@@ -23,8 +23,10 @@ std::unique_ptr<PatchSweep> begin(const bridge::Bridge& model, const bridge::Inp
 void bind_patch_sweep(py::module_& module) {
   py::class_<PatchSweep>(module, "PatchSweep")
       .def(py::init(&begin), py::keep_alive<1, 2>())
-      .def_property_readonly("logits", &PatchSweep::logits)
-      .def("value", &PatchSweep::value)
+      // Copies: cells read both, and Python may write into what it is given.
+      .def_property_readonly("logits", [](const PatchSweep& self) { return self.logits().clone(); })
+      .def("value",
+           [](const PatchSweep& self, const std::string& name) { return self.value(name).clone(); })
       .def("run", &PatchSweep::run, py::call_guard<py::gil_scoped_release>());
   module.def("free_bytes", &hooks::free_bytes);
 }

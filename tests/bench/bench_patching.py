@@ -25,6 +25,7 @@ def metric(logits: torch.Tensor) -> torch.Tensor:
 
 def bench_sweep(seconds: float) -> str:
     """10 layers × 16 positions of the trained miniature."""
+    torch.manual_seed(0)
     b = bezel.Bridge.from_pretrained(str(NANO))
     corrupted, clean = torch.randint(4, b.cfg.d_vocab, (2, 1, _N_POS))
     _, cache = b.run_with_cache(clean)

@@ -46,7 +46,10 @@ int main(int argc, char** argv) {
                                  });
   const auto plain = [&] { model.run({.tokens = tokens}); };
   const auto edited = [&] { model.run({.tokens = tokens}, {.edits = {steer}}); };
-  for (int warm_up = 0; warm_up < 2; ++warm_up) plain(), edited();
+  for (int warm_up = 0; warm_up < 2; ++warm_up) {
+    plain();
+    edited();
+  }
   std::vector<double> plain_ms, edited_ms;
   const auto end = Clock::now() + std::chrono::duration<double>(std::stod(argv[3]));
   while (Clock::now() < end || plain_ms.size() < 5) {

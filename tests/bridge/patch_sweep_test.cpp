@@ -209,6 +209,16 @@ TEST_P(PatchSweepTest, ACellThatChangesNothingRunsNothing) {
   EXPECT_FALSE(at::equal(logits, made.logits()));
 }
 
+TEST_P(PatchSweepTest, TheCallersTensorsAreReadOnce) {
+  const auto tokens = text_.clone(), positions = at::arange(kLength).unsqueeze(0);
+  const auto made = sweep({"hook_embed"}, {.tokens = tokens, .position_ids = positions});
+  const auto patched = changed(made.value("hook_embed"), 1, 2);
+  const auto want = made.run("hook_embed", {patched})[0];
+  tokens.zero_();
+  positions.zero_();
+  EXPECT_TRUE(at::equal(made.run("hook_embed", {patched})[0], want));
+}
+
 TEST_P(PatchSweepTest, ANotANumberIsAChange) {
   const auto made = sweep({"blocks.0.hook_resid_mid"}, {.tokens = text_});
   auto patched = made.value("blocks.0.hook_resid_mid").clone();
@@ -228,8 +238,12 @@ TEST_P(PatchSweepTest, WhatASweepCannotRunIsRefused) {
   EXPECT_THROW(sweep({"hook_embedd"}, {.tokens = text_}), UnknownHookError);
   const auto made = sweep({"hook_embed"}, {.tokens = text_});
   EXPECT_THROW(made.value("blocks.0.hook_resid_mid"), UnknownHookError);
-  EXPECT_THROW(made.run("blocks.0.hook_resid_mid", {floats}), UnknownHookError);
-  EXPECT_THROW(made.run("hook_embed", {floats}), HookResultError);
+  EXPECT_THROW(made.run("hook_embedd", {floats}), UnknownHookError);
+  EXPECT_THROW(made.run("blocks.0.attn.hook_rot_k", {floats}), ArgumentError);  // recorded, unasked
+  const auto value = made.value("hook_embed");
+  for (const auto& patched : {floats, value.to(at::kFloat), at::Tensor()}) {
+    EXPECT_THROW(made.run("hook_embed", {patched}), ArgumentError);
+  }
 }
 
 }  // namespace

@@ -11,6 +11,8 @@ import bezel
 from bezel import patching
 from bezel.names import TABLE, get_act_name
 from bezel.patching import along, generic_activation_patch
+from bezel.patching.corrupted import CorruptedRun
+from bezel.patching.memory import cells_at_once
 from support import fixtures
 from support.lab import Lab
 from support.sweeps import Recorder, plain_sweep
@@ -126,6 +128,42 @@ def test_a_sweep_of_little_memory_is_the_same_sweep(lab: Lab) -> None:
     wide = swept(bridge, cache, along(1), "resid_mid", **arguments)
     narrow = swept(bridge, cache, along(1), "resid_mid", bytes_at_hand=1, **arguments)
     assert gap(narrow, wide) <= GAP
+
+
+def test_what_a_metric_or_a_setter_writes_reaches_no_other_cell(lab: Lab) -> None:
+    bridge = lab.bridge("e2b")
+    clean, tokens = CORRUPTED.clone(), CORRUPTED.clone()
+    clean[:, 6] = CLEAN[:, 6]  # cells before position 6 change nothing
+    _, cache = bridge.run_with_cache(clean)
+    sweep = patching.get_act_patch_resid_pre
+
+    def writes(logits: torch.Tensor) -> torch.Tensor:
+        logits += 1
+        return logits[0, 3, 5] + logits[0, 7, 5] - 2
+
+    def setter(value: torch.Tensor, index: Any, clean: torch.Tensor) -> torch.Tensor:
+        tokens.fill_(7)
+        return along(1)(value, index, clean)
+
+    got = sweep(bridge, tokens, cache, writes, **QUIET)
+    want = sweep(bridge, tokens, cache, lambda x: x[0, 3, 5] + x[0, 7, 5], **QUIET)
+    assert (got - want).abs().max() < 1e-4
+    axes = ("layer", "pos")
+    again = generic_activation_patch(
+        bridge, tokens, cache, lambda x: x[0, 3, 5] + x[0, 7, 5], setter, "resid_pre", axes, **QUIET
+    )
+    assert torch.equal(again, want)
+
+
+def test_cells_are_counted_with_their_patch_and_the_logits_that_are_kept(lab: Lab) -> None:
+    bridge = lab.bridge("e2b")
+    whole, last = (CorruptedRun(bridge, CORRUPTED, logits_to_keep=n) for n in (LENGTH, 1))
+    (logits,) = whole.bytes_by_name("hook_logits").values()
+    assert logits == 2 * LENGTH * bridge.cfg.d_vocab * 4
+    at_once = [cells_at_once(run, ["blocks.0.hook_resid_pre"], 10**9) for run in (whole, last)]
+    assert at_once[0] < at_once[1]
+    assert cells_at_once(whole, ["blocks.0.hook_q_input"], 10**9) < at_once[0]
+    assert cells_at_once(whole, [], 1) == 1
 
 
 def test_a_layer_without_such_a_value_or_head_is_nan(lab: Lab) -> None:

@@ -53,6 +53,18 @@ class CorruptedRun:
             raise ArgumentError("a sweep patches a run of token ids or text, and this is a float")
         self.n_batch, self.n_pos = self._input.tokens.shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._bridge.device
+
+    def bytes_by_name(self, *names: str) -> dict[str, int]:
+        """What each value that these names or globs choose takes in a run."""
+        request = _C.Request()
+        for name in names:
+            request.record(_C.Selector(name))
+        return {v.name: v.n_bytes for v in self._bridge._core.plan(self._input, request).values}
+
     def sweep(self, names: Iterable[str]) -> _C.PatchSweep:
         """Runs it, with the hooks of the Bridge, standing and of open `with` blocks.
 

@@ -101,7 +101,7 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
         raise ArgumentError("a PatchingResult has its index_df; leave return_index_df out")
     run = CorruptedRun(model, corrupted_tokens, **arguments)
     cells = cells_of(model, activation_name, index_axis_names, index_df, run.n_pos)
-    sweep = _Sweep(model, run, clean_cache, patch_setter, metrics)
+    sweep = _Sweep(run, clean_cache, patch_setter, metrics)
     with tqdm(total=len(cells.cells), disable=not verbose, desc=activation_name) as bar:
         values, base = sweep.run(cells, bytes_at_hand, bar)
     if reduce == "mean":
@@ -124,13 +124,11 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
 class _Sweep:
     def __init__(
         self,
-        model: Bridge,
         run: CorruptedRun,
         clean_cache: Values,
         patch_setter: PatchSetter,
         metrics: Metrics,
     ) -> None:
-        self._model = model
         self._run = run
         self._clean_cache = clean_cache
         self._patch_setter = patch_setter
@@ -145,7 +143,7 @@ class _Sweep:
             if cell.point is not None:
                 by_value.setdefault(cell.point, []).append(cell)
         clean = {point.name: self._clean_value(point) for point in by_value}
-        at_once = cells_at_once(self._model, (self._run.n_batch, self._run.n_pos), bytes_at_hand)
+        at_once = cells_at_once(self._run, clean, bytes_at_hand)
         sweep = self._run.sweep(clean)
         base = self._metrics(sweep.logits)
         store = base.new_full((len(cells.cells), *base.shape), float("nan"))
