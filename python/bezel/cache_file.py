@@ -1,69 +1,32 @@
-"""A saved cache: one HDF5 file that any HDF5 tool reads, sealed by a trailer behind its end.
+"""A saved cache: one HDF5 file that any HDF5 tool reads, sealed as sealed_file.py says.
 
-    /acts/<hook name>   the value in full axes, little-endian, contiguous; DIMENSION_LABELS has the
-                        axis words; attribute dtype = "bfloat16" where it is (floats of 1-8-7);
-                        two names of one value are two links to one dataset
-    /meta               attributes: kind, schema, bezel, model (JSON), dtype, has_batch_dim
-    behind HDF5's end   "bezel" and the XXH3-128 (16 bytes, canonical order) of all bytes before
-
-The trailer is compared before HDF5 opens the file. It shows accidents, not malice: HDF5's own
-reader is as safe as libhdf5 is.
+/acts/<hook name>   the value in full axes; two names of one value are two links to one dataset
+/meta               attributes: kind, schema, bezel, model (JSON), dtype, has_batch_dim
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import h5py
 import numpy as np
 import torch
-import xxhash
-from h5py import h5d, h5p, h5s, h5t
 
-from bezel import _C
+from bezel import _C, sealed_file
 from bezel.cache_values import Origin, axes_of
-from bezel.errors import ArgumentError, StoreError
+from bezel.errors import ArgumentError
+from bezel.sealed_file import TYPES, Places
 
 KIND = "bezel.ActivationCache"
 SCHEMA = 1
-MAGIC = b"bezel"
-TRAILER_BYTES = len(MAGIC) + 16
-_CHUNK_BYTES = 1 << 24  # read at once while hashing
-_ALIGN_BYTES = 4096  # of values in the file
-_ALIGN_FROM_BYTES = 1 << 16  # smaller ones stand close together
-
-
-def _bfloat16() -> Any:
-    kind = h5t.IEEE_F32LE.copy()
-    kind.set_fields(15, 7, 8, 0, 7)  # sign at 15, 8 bits of exponent from 7, 7 bits of mantissa
-    kind.set_size(2)
-    kind.set_ebias(127)
-    return kind
-
-
-TYPES = {
-    torch.float32: h5t.IEEE_F32LE,
-    torch.float64: h5t.IEEE_F64LE,
-    torch.bfloat16: _bfloat16(),
-    torch.float16: h5t.IEEE_F16LE,
-    torch.int64: h5t.STD_I64LE,
-    torch.int32: h5t.STD_I32LE,
-    torch.int16: h5t.STD_I16LE,
-    torch.int8: h5t.STD_I8LE,
-    torch.uint8: h5t.STD_U8LE,
-}
 
 
 def save(
     path: Path, values: Iterable[tuple[str, torch.Tensor]], origin: Origin, has_batch_dim: bool
 ) -> None:
-    """Writes the file under another name and renames it: a reader sees the old one or all of it."""
+    """Writes the file whole, or leaves what was there."""
     named = list(values)
     for name, value in named:
         if not name or "/" in name or "\0" in name or name in (".", ".."):
@@ -71,102 +34,33 @@ def save(
         if value.dtype not in TYPES:
             kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in TYPES)
             raise ArgumentError(f'"{name}" is {value.dtype}; a saved cache holds {kinds}')
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        places = _write_skeleton(partial, named, origin, has_batch_dim)
-        _fill_and_seal(partial, places)
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(f"{path} could not be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    sealed_file.write(path, lambda file: _skeleton(file, named, origin, has_batch_dim))
 
 
-def _write_skeleton(
-    path: Path, values: list[tuple[str, torch.Tensor]], origin: Origin, has_batch_dim: bool
-) -> list[tuple[int, torch.Tensor]]:
-    """Everything but the values' bytes; returns the place of each in the file."""
+def _skeleton(
+    file: Any, values: list[tuple[str, torch.Tensor]], origin: Origin, has_batch_dim: bool
+) -> Places:
     places = []
     owners: dict[Any, str] = {}  # the name that a value stands under already
-    with h5py.File(
-        path,
-        "w",
-        libver=("v110", "v110"),
-        alignment_threshold=_ALIGN_FROM_BYTES,
-        alignment_interval=_ALIGN_BYTES,
-    ) as file:
-        meta = file.create_group("meta").attrs
-        facts = {
-            "kind": KIND,
-            "bezel": _C.__version__,
-            "model": json.dumps(origin.spec, sort_keys=True),
-            "dtype": str(origin.dtype).removeprefix("torch."),
-        }
-        for key, text in facts.items():
-            meta[key] = np.bytes_(text.encode())
-        meta["schema"], meta["has_batch_dim"] = np.int64(SCHEMA), np.int8(has_batch_dim)
-        acts = file.create_group("acts", track_order=True)
-        for name, value in values:
-            axes = axes_of(name) or ("",) * value.ndim
-            identity = (value.data_ptr(), value.shape, value.stride(), value.dtype, axes)
-            if value.numel() and identity in owners:
-                acts[name] = acts[owners[identity]]
-                continue
-            owners[identity] = name
-            offset = _create(acts, name, value, axes)
-            if value.numel():
-                places.append((offset, value))
+    meta = file.create_group("meta").attrs
+    facts = {
+        "kind": KIND,
+        "bezel": _C.__version__,
+        "model": json.dumps(origin.spec, sort_keys=True),
+        "dtype": str(origin.dtype).removeprefix("torch."),
+    }
+    for key, text in facts.items():
+        meta[key] = np.bytes_(text.encode())
+    meta["schema"], meta["has_batch_dim"] = np.int64(SCHEMA), np.int8(has_batch_dim)
+    acts = file.create_group("acts", track_order=True)
+    for name, value in values:
+        axes = axes_of(name) or ("",) * value.ndim
+        identity = (value.data_ptr(), value.shape, value.stride(), value.dtype, axes)
+        if value.numel() and identity in owners:
+            acts[name] = acts[owners[identity]]
+            continue
+        owners[identity] = name
+        offset = sealed_file.create(acts, name, value, axes)
+        if value.numel():
+            places.append((offset, value))
     return places
-
-
-def _create(acts: Any, name: str, value: torch.Tensor, axes: tuple[str, ...]) -> int:
-    plist = h5p.create(h5p.DATASET_CREATE)
-    plist.set_layout(h5d.CONTIGUOUS)
-    plist.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-    plist.set_fill_time(h5d.FILL_TIME_NEVER)
-    plist.set_obj_track_times(False)  # equal caches are equal bytes
-    space = h5s.create_simple(tuple(value.shape)) if value.ndim else h5s.create(h5s.SCALAR)
-    made = h5d.create(acts.id, name.encode(), TYPES[value.dtype], space, plist)
-    attributes = h5py.Dataset(made).attrs
-    if value.ndim:
-        # Variable-length on purpose: with fixed-length ones h5py's dims[i].label crashes.
-        attributes.create("DIMENSION_LABELS", list(axes), dtype=h5py.string_dtype())
-    if value.dtype == torch.bfloat16:
-        attributes["dtype"] = np.bytes_(b"bfloat16")
-    offset = made.get_offset()
-    return 0 if offset is None else int(offset)
-
-
-def _fill_and_seal(path: Path, places: list[tuple[int, torch.Tensor]]) -> None:
-    with path.open("r+b") as file:
-        for offset, value in places:
-            flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            file.seek(offset)
-            file.write(flat.numpy().data)
-        end = file.seek(0, os.SEEK_END)
-        file.write(MAGIC + content_hash(file, end))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def content_hash(file: BinaryIO, n_bytes: int) -> bytes:
-    """XXH3-128 of the first bytes; leaves the file behind them."""
-    hasher = xxhash.xxh3_128()
-    file.seek(0)
-    while n_bytes > 0:
-        chunk = file.read(min(n_bytes, _CHUNK_BYTES))
-        if not chunk:
-            raise StoreError("the file became shorter while it was read")
-        hasher.update(chunk)
-        n_bytes -= len(chunk)
-    return hasher.digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ import xxhash
 from h5py import h5d, h5s
 
 import bezel
-from bezel import cache_file
+from bezel import sealed_file
 from bezel.errors import ArgumentError, StoreError
 from support import fixtures
 from support.lab import Lab
@@ -193,14 +193,14 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 ) -> None:
     _, cache = lab.bridge("mha").run_with_cache(TOKENS)
     (tmp_path / "run.h5").write_bytes(b"old")
-    original = getattr(cache_file, at)
+    original = getattr(sealed_file, at)
 
     def full(*arguments: Any) -> None:
         if at != "_sync_folder":
             original(*arguments)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache_file, at, full)
+    monkeypatch.setattr(sealed_file, at, full)
     with pytest.raises(StoreError, match="No space left"):
         cache.save(tmp_path / "run.h5")
     assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
@@ -242,14 +242,14 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(
     _, first = bridge.run_with_cache(TOKENS)
     _, second = bridge.run_with_cache(TOKENS + 1)
     first.save(path)
-    original = cache_file._fill_and_seal
+    original = sealed_file._fill_and_seal
 
     def watched(partial: Path, places: Any) -> None:
         original(partial, places)
         same(Load(path), first)
         shutil.copy(partial, tmp_path / "copy")  # whole before it takes the name
 
-    monkeypatch.setattr(cache_file, "_fill_and_seal", watched)
+    monkeypatch.setattr(sealed_file, "_fill_and_seal", watched)
     second.save(path)
     same(Load(path), second)
     same(Load(tmp_path / "copy"), second)
@@ -260,6 +260,7 @@ def test_without_its_packages_a_save_says_which_they_are(
 ) -> None:
     _, cache = lab.bridge("mha").run_with_cache(TOKENS, "hook_embed")
     monkeypatch.setitem(sys.modules, "xxhash", None)
-    monkeypatch.delitem(sys.modules, "bezel.cache_file")
+    for name in ("cache_file", "sealed_file"):
+        monkeypatch.delitem(sys.modules, f"bezel.{name}")
     with pytest.raises(ArgumentError, match=r"bezel\[store\].*xxhash"):
         cache.save(tmp_path / "x.h5")
