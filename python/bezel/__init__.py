@@ -10,7 +10,7 @@ torch.Size([1, 4, 10, 10])
 # torch first: the core's library is linked against the libraries that torch loads.
 import torch as _torch  # noqa: F401
 
-from bezel import errors, patching, utils
+from bezel import errors, patching, reference, utils
 from bezel._C import __version__
 from bezel.bridge import Bridge
 from bezel.cache import ActivationCache
@@ -20,6 +20,7 @@ from bezel.hooks import Hook
 from bezel.kv_cache import KvCache
 from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
+from bezel.reference import capture_reference
 from bezel.sae import SAE, SAEConfig
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "Plan",
     "SAEConfig",
     "__version__",
+    "capture_reference",
     "errors",
     "hook_points",
     "patching",
+    "reference",
     "utils",
 ]

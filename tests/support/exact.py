@@ -13,11 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-
-def text_model_of(model: nn.Module) -> Any:
-    """The decoder stack inside a causal or a multimodal model."""
-    inner: Any = model.model
-    return getattr(inner, "language_model", inner)
+from bezel.reference.recorder import text_model_of
 
 
 def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,177 @@
+"""From a checkpoint to a bundle: runs the reference and gathers what it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from bezel.loading import load_tokenizer
+from bezel.reference.bundle import Bundle, Outcome, forward_order
+from bezel.reference.cases import Case, make_cases
+from bezel.reference.checkpoint import Checkpoint
+from bezel.reference.greedy import Ends, continue_greedily
+from bezel.reference.judging import loss_of, summarise
+from bezel.reference.layered import LayeredModel
+from bezel.reference.models import ReferenceModel, Stream, WholeModel
+from bezel.reference.recorder import Values
+from bezel.reference.sampling import Kept, Sample, keep_part
+
+EVERYTHING_UP_TO_BYTES = 512 << 20  # of values in a bundle
+WHOLE_UP_TO_BYTES = 1 << 30  # of weights as stored; larger models run layer by layer
+_SECONDS_BEFORE_BAR = 1.0
+
+
+class Options(NamedTuple):
+    """How to run a reference; `capture_reference` explains them."""
+
+    device: torch.device
+    sample: Sample | None
+    new_tokens: int
+    layer_by_layer: bool | None
+    verbose: bool
+
+
+class Gatherer:
+    """Takes values as they come; leaves parts of them where the whole would be too large."""
+
+    def __init__(self, cases: list[Case], sample: Sample | None) -> None:
+        """`sample` None keeps everything up to a limit, and beyond it what Sample() does."""
+        self.outcomes = [Outcome(case) for case in cases]
+        self.sample = sample
+        self.n_bytes = 0
+
+    def take(self, i: int, stored: Values, rounded: Values, bfloat16: Values) -> None:
+        """Some values of case i: of stored weights, of rounded ones, and in bfloat16."""
+        outcome = self.outcomes[i]
+        valid = outcome.case.valid
+        for name, value in stored.items():
+            self._keep(outcome, name, value)
+        outcome.bfloat16.compare(bfloat16, rounded, valid)
+        outcome.bfloat16_stored.compare(bfloat16, stored, valid)
+        if (logits := stored.get("hook_logits")) is not None:
+            outcome.logits = summarise(logits)
+            outcome.loss, outcome.loss_per_token = loss_of(logits, outcome.case.tokens, valid)
+
+    def _keep(self, outcome: Outcome, name: str, value: torch.Tensor) -> None:
+        if self.sample is not None:
+            outcome.acts[name] = keep_part(name, value, outcome.case.valid, self.sample)
+            return
+        outcome.acts[name] = Kept(value)
+        self.n_bytes += value.numel() * value.element_size()
+        if self.n_bytes > EVERYTHING_UP_TO_BYTES:
+            self.sample = Sample()
+            for earlier in self.outcomes:
+                for key, kept in earlier.acts.items():
+                    earlier.acts[key] = keep_part(key, kept.value, earlier.case.valid, self.sample)
+
+    def finished(self) -> dict[str, Outcome]:
+        """By case, with names in forward order."""
+        for outcome in self.outcomes:
+            order = forward_order(iter(outcome.acts))
+            outcome.acts = {name: outcome.acts[name] for name in order}
+            for found in (outcome.bfloat16, outcome.bfloat16_stored):
+                errors = found.relative_rms
+                found.relative_rms = {name: errors[name] for name in order if name in errors}
+        return {outcome.case.name: outcome for outcome in self.outcomes}
+
+
+class Runs:
+    """The three runs of a reference: float32, of rounded weights, and bfloat16."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, layered: bool) -> None:
+        """Where rounding changes nothing, the first two are one."""
+
+        def held(dtype: torch.dtype, rounded: bool = False) -> ReferenceModel:
+            kind = LayeredModel if layered else WholeModel
+            return kind(checkpoint, dtype, rounded, device)
+
+        self.stored = held(torch.float32)
+        self.rounded = None if checkpoint.is_bfloat16 else held(torch.float32, rounded=True)
+        self.bfloat16 = held(torch.bfloat16)
+
+    def values(self, cases: list[Case]) -> Iterator[tuple[int, Values, Values, Values]]:
+        """The same values of the same case from all three, part by part."""
+        streams = [Stream(case.tokens, case.attention_mask, case.positions) for case in cases]
+        if self.rounded is None:
+            for (i, stored), (_, narrow) in zip(
+                self.stored.values(streams), self.bfloat16.values(streams), strict=True
+            ):
+                yield i, stored, stored, narrow
+            return
+        for (i, stored), (_, rounded), (_, narrow) in zip(
+            *(model.values(streams) for model in (self.stored, self.rounded, self.bfloat16)),
+            strict=True,
+        ):
+            yield i, stored, rounded, narrow
+
+
+def capture(folder: Path, options: Options) -> Bundle:
+    """Runs the reference of a folder."""
+    checkpoint = Checkpoint(folder)
+    layered = options.layer_by_layer
+    if layered is None:
+        layered = checkpoint.n_bytes > WHOLE_UP_TO_BYTES
+    cases = make_cases(checkpoint.config, load_tokenizer(folder), checkpoint.pad_id)
+    n_parts = checkpoint.text["num_hidden_layers"] + 2 if layered else 1
+    gatherer = Gatherer(cases, options.sample)
+    with (
+        quiet_transformers(),
+        tqdm(
+            desc=f"reference of {folder.name}",
+            total=len(cases) * n_parts + options.new_tokens + 1,
+            delay=_SECONDS_BEFORE_BAR,
+            disable=None if options.verbose else True,
+            leave=False,
+        ) as bar,
+    ):
+        runs = Runs(checkpoint, options.device, layered)
+        for part in runs.values(cases):
+            gatherer.take(*part)
+            bar.update()
+        outcomes = gatherer.finished()
+        ends = Ends(checkpoint.eos_ids, checkpoint.pad_id)
+        texts = continue_greedily(runs.stored, cases, options.new_tokens, ends, bar.update)
+        for outcome, text in zip(outcomes.values(), texts, strict=True):
+            outcome.greedy = text
+        weights = checkpoint.fingerprints()
+        bar.update()
+    return Bundle(
+        checkpoint.config_text, checkpoint.generation_text, versions(), options.device.type,
+        weights, outcomes,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars and no warnings of transformers in the block."""
+    import transformers
+
+    had_bar = transformers.logging.is_progress_bar_enabled()
+    level = transformers.logging.get_verbosity()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if had_bar:
+            transformers.logging.enable_progress_bar()
+
+
+def versions() -> dict[str, str]:
+    """Of what the values depend on."""
+    import h5py
+    import transformers
+
+    return {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "h5py": h5py.__version__,
+    }

@@ -1,0 +1,231 @@
+"""The transformers model of a checkpoint, one decoder layer's weights at a time.
+
+The modules are those of transformers, made on the meta device; a layer's tensors are read from the
+safetensors files when its turn comes, all streams pass through it, and it is let go. The loop over
+the layers is written after `Gemma4TextModel.forward`; tests hold it to the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections import UserDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bezel.errors import ModelMismatchError
+from bezel.reference.checkpoint import DTYPES, Checkpoint
+from bezel.reference.models import ATTENTION, Stream, architecture_of
+from bezel.reference.recorder import Recorder, Values, text_model_of
+from bezel.reference.values import complete_layer
+
+_HEAD_ROWS_AT_ONCE = 16384
+_MEDIA = ("image", "video", "audio")
+
+
+class _Rows(nn.Module):
+    """A scaled embedding that reads the rows it is asked for."""
+
+    def __init__(self, model: LayeredModel, name: str, like: Any) -> None:
+        super().__init__()
+        self.model, self.name, self.kind = model, name, type(like)
+        self.width, self.scale = like.embedding_dim, like.scalar_embed_scale
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """[batch pos width]."""
+        wanted, places = torch.unique(ids, return_inverse=True)
+        rows = [self.model.tensor(self.name, slice(i, i + 1)) for i in wanted.tolist()]
+        few = self.kind(len(rows), self.width, None, embed_scale=self.scale)
+        few.load_state_dict({"weight": torch.cat(rows)}, assign=True)
+        found: torch.Tensor = few(places)
+        return found
+
+
+@dataclass
+class _Passage:
+    """What a stream carries from layer to layer."""
+
+    stream: Stream
+    hidden: torch.Tensor
+    arguments: dict[str, Any]  # of a layer, but masks and rotations
+    ple: torch.Tensor | None
+    masks: dict[str, torch.Tensor]
+    rotations: dict[str, Any]
+
+
+class LayeredModel:
+    """Reads weights as they are needed; see models.ReferenceModel."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, rounded: bool, device: torch.device
+    ) -> None:
+        """`rounded` rounds the weights to bfloat16 before they become `dtype`."""
+        import transformers
+
+        self.checkpoint, self.dtype = checkpoint, dtype
+        self.rounded, self.device = rounded, device
+        kind = architecture_of(checkpoint)
+        config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        with torch.device("meta"):
+            self.model = kind._from_config(config, **ATTENTION).eval()
+        self.text: Any = text_model_of(self.model)
+        self.config = self.text.config
+        is_wrapped = self.text is not self.model.model
+        fields = [f"{kind}_token_id" for kind in _MEDIA if is_wrapped]
+        self.media_ids = [i for field in fields if (i := getattr(config, field, None)) is not None]
+        self.modeling = sys.modules[type(self.text).__module__]
+        self.prefix = checkpoint.text_prefix()
+        self._load_ends()
+
+    def _load_ends(self) -> None:
+        """Everything of the text model but its layers, embeddings and head."""
+        text = self.text
+        for name in ("embed_tokens", "embed_tokens_per_layer"):
+            if hasattr(text, name):
+                rows = _Rows(self, f"{self.prefix}{name}.weight", getattr(text, name))
+                setattr(text, name, rows)
+        for name in ("per_layer_model_projection", "per_layer_projection_norm", "norm"):
+            if hasattr(text, name):
+                self._load(getattr(text, name), f"{self.prefix}{name}.")
+        text.rotary_emb = type(text.rotary_emb)(self.config).to(self.device)
+        tied = "lm_head.weight" not in self.checkpoint.tensors
+        if tied and not self.checkpoint.config.get("tie_word_embeddings", True):
+            self.checkpoint.wanted("lm_head.weight")
+        tied = tied or self.checkpoint.config.get("tie_word_embeddings", True)
+        self.head = f"{self.prefix}embed_tokens.weight" if tied else "lm_head.weight"
+
+    def tensor(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        """A tensor of the checkpoint, or rows of it, in this model's dtype."""
+        value = self.checkpoint.read(name, rows)
+        if self.rounded:
+            value = value.bfloat16()
+        return value.to(self.dtype).to(self.device)
+
+    def _load(self, module: nn.Module, prefix: str) -> None:
+        """Gives a module its tensors. Raises ModelMismatchError for those that are missing."""
+        state = {}
+        for name, like in module.state_dict().items():
+            stored = self.checkpoint.wanted(prefix + name)
+            if stored.shape != tuple(like.shape) or stored.dtype not in DTYPES:
+                raise ModelMismatchError(
+                    f"{stored.file}: {prefix}{name} is {stored.dtype} {list(stored.shape)}; "
+                    f"wanted floats {list(like.shape)}"
+                )
+            state[name] = self.tensor(prefix + name)
+        module.load_state_dict(state, assign=True)
+
+    def _layer(self, i: int) -> Any:
+        layer = copy.deepcopy(self.text.layers[i])
+        self._load(layer, f"{self.prefix}layers.{i}.")
+        return layer
+
+    @torch.no_grad()
+    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
+        """All streams through one part of the model, then through the next."""
+        recorders = [Recorder(self.model, *stream.tokens.shape) for stream in streams]
+        passages = []
+        for k, (stream, recorder) in enumerate(zip(streams, recorders, strict=True)):
+            with recorder.attached(recorder.watch_embeddings):
+                passages.append(self._begin(stream))
+            recorder.values["hook_tokens"] = stream.tokens.clone()
+            if (ple := passages[-1].ple) is not None:
+                recorder.put("ple.hook_inputs", ple)
+            yield k, self._taken(recorder)
+        for i in range(len(self.text.layers)):
+            layer = self._layer(i)
+            for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
+                with recorder.attached(functools.partial(recorder.watch_layer, i, layer)):
+                    self._through(i, layer, passage)
+                complete_layer(recorder.values, i, layer)
+                yield k, self._taken(recorder)
+            del layer
+        for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
+            with recorder.attached(functools.partial(recorder.norm, self.text.norm, "ln_final")):
+                (unembed,) = self._unembed([self.text.norm(passage.hidden)])
+            recorder.put("hook_unembed", unembed)
+            recorder.put("hook_logits", self._softcapped(unembed))
+            yield k, self._taken(recorder)
+
+    @staticmethod
+    def _taken(recorder: Recorder) -> Values:
+        values, recorder.values = recorder.values, {}
+        return {name: value.cpu() for name, value in values.items()}
+
+    @torch.no_grad()
+    def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
+        """Runs all streams with their caches, which grow."""
+        passages = [self._begin(stream) for stream in streams]
+        for i in range(len(self.text.layers)):
+            layer = self._layer(i)
+            for passage in passages:
+                self._through(i, layer, passage)
+        last = [self.text.norm(passage.hidden)[:, -1:] for passage in passages]
+        return [self._softcapped(found)[:, -1].cpu() for found in self._unembed(last)]
+
+    def new_cache(self) -> Any:
+        """An empty cache for one stream."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.config)
+
+    def _begin(self, stream: Stream) -> _Passage:
+        """Embeddings, per-layer inputs, masks and rotations."""
+        text = self.text
+        tokens, mask, positions = (
+            x.to(self.device) for x in (stream.tokens, stream.attention_mask, stream.positions)
+        )
+        for media in self.media_ids:  # a lone placeholder is embedded as padding
+            tokens = tokens.masked_fill(tokens == media, self.config.pad_token_id)
+        embeds = text.embed_tokens(tokens)
+        ple = None
+        if getattr(text, "hidden_size_per_layer_input", 0):
+            ple = text.project_per_layer_inputs(embeds, text.get_per_layer_inputs(tokens, None))
+        wanted = {
+            "config": self.config,
+            "inputs_embeds": embeds,
+            "attention_mask": mask,
+            "past_key_values": stream.cache,
+            "position_ids": positions,
+        }
+        masks = {
+            "full_attention": self.modeling.create_causal_mask(**wanted),
+            "sliding_attention": self.modeling.create_sliding_window_causal_mask(**wanted),
+        }
+        rotations = {
+            kind: text.rotary_emb(embeds, positions, kind) for kind in set(self.config.layer_types)
+        }
+        arguments = {
+            "shared_kv_states": UserDict(),
+            "position_ids": positions,
+            "past_key_values": stream.cache,
+        }
+        return _Passage(stream, embeds, arguments, ple, masks, rotations)
+
+    def _through(self, i: int, layer: Any, passage: _Passage) -> None:
+        kind = self.config.layer_types[i]
+        passage.hidden = layer(
+            passage.hidden,
+            *(() if passage.ple is None else (passage.ple[:, :, i, :],)),
+            position_embeddings=passage.rotations[kind],
+            attention_mask=passage.masks[kind],
+            **passage.arguments,
+        )
+
+    def _unembed(self, hidden: list[torch.Tensor]) -> list[torch.Tensor]:
+        """A part of the head at a time."""
+        parts: list[list[torch.Tensor]] = [[] for _ in hidden]
+        for begin in range(0, self.config.vocab_size, _HEAD_ROWS_AT_ONCE):
+            rows = self.tensor(self.head, slice(begin, begin + _HEAD_ROWS_AT_ONCE))
+            for part, x in zip(parts, hidden, strict=True):
+                # A parameter, as the model's: torch picks the product by requires_grad.
+                part.append(nn.functional.linear(x, nn.Parameter(rows)))
+        return [torch.cat(part, dim=-1) for part in parts]
+
+    def _softcapped(self, logits: torch.Tensor) -> torch.Tensor:
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else torch.tanh(logits / cap) * cap

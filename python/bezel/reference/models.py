@@ -1,0 +1,120 @@
+"""The transformers model of a checkpoint, held whole or one decoder layer at a time.
+
+Both give the same bits; a model that is held layer by layer needs the memory of one layer, of the
+embeddings of the tokens at hand, and of a part of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from bezel.errors import ModelMismatchError, UnsupportedError
+from bezel.reference.checkpoint import Checkpoint
+from bezel.reference.recorder import Values
+from bezel.reference.values import capture
+
+ATTENTION = {"attn_implementation": "eager", "experts_implementation": "eager"}
+
+
+@dataclass
+class Stream:
+    """One batch on its way through a model, by itself or step after step of a generation.
+
+    Attributes:
+        tokens: int64 [batch pos]; in later steps of a generation [batch 1].
+        attention_mask: [batch pos], or of all positions so far.
+        positions: Of the tokens, as they are.
+        cache: transformers' keys and values of the tokens so far; None outside a generation.
+    """
+
+    tokens: torch.Tensor
+    attention_mask: torch.Tensor
+    positions: torch.Tensor
+    cache: Any = field(default=None, repr=False)
+
+
+class ReferenceModel(Protocol):
+    """What the two ways of holding a model can do."""
+
+    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
+        """Values by name, for each stream in parts: (index of the stream, some of its values)."""
+
+    def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
+        """The logits [batch d_vocab] of each stream's last position."""
+
+    def new_cache(self) -> Any:
+        """An empty cache for one stream."""
+
+
+def architecture_of(checkpoint: Checkpoint) -> Any:
+    """Transformers' class of the checkpoint. Raises UnsupportedError where it has none."""
+    import transformers
+
+    names = checkpoint.config.get("architectures") or ["?"]
+    if not names[0].startswith("Gemma4") or not hasattr(transformers, names[0]):
+        raise UnsupportedError(
+            f"{checkpoint.folder}: config.json says architectures = {names}; wanted a Gemma 4 "
+            f"class that transformers {transformers.__version__} has"
+        )
+    return getattr(transformers, names[0])
+
+
+class WholeModel:
+    """All weights in memory; transformers runs the model."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, rounded: bool, device: torch.device
+    ) -> None:
+        """`rounded` rounds the weights to bfloat16 before they become `dtype`."""
+        model, report = architecture_of(checkpoint).from_pretrained(
+            checkpoint.folder, dtype=dtype, output_loading_info=True, local_files_only=True,
+            **ATTENTION,
+        )  # fmt: skip
+        if missing := sorted(report["missing_keys"]):
+            raise ModelMismatchError(f"{checkpoint.folder}: tensors are missing: {missing[:5]}")
+        if rounded:
+            round_to_bfloat16(model)
+        self.model = model.to(device).eval()
+        self.device = device
+
+    @torch.no_grad()
+    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
+        """Everything of one stream, then of the next."""
+        for i, stream in enumerate(streams):
+            where = (stream.tokens, stream.attention_mask, stream.positions)
+            found = capture(self.model, *(x.to(self.device) for x in where))
+            yield i, {name: value.cpu() for name, value in found.items()}
+
+    @torch.no_grad()
+    def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
+        """Runs each stream with its cache, which grows."""
+        return [
+            self.model(
+                input_ids=stream.tokens.to(self.device),
+                attention_mask=stream.attention_mask.to(self.device),
+                position_ids=stream.positions.to(self.device),
+                past_key_values=stream.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1].cpu()
+            for stream in streams
+        ]  # fmt: skip
+
+    def new_cache(self) -> Any:
+        """An empty cache for one stream."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config.get_text_config())
+
+
+@torch.no_grad()
+def round_to_bfloat16(model: nn.Module) -> None:
+    """Rounds every stored tensor, in place."""
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.bfloat16())
