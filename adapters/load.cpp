@@ -1,6 +1,7 @@
 #include "bezel/adapters/load.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -27,6 +28,22 @@ using checkpoint::ConfigReader;
 using checkpoint::quote;
 using checkpoint::show;
 using checkpoint::TensorInfo;
+
+// Before any work; a device that is asked for and absent is never replaced.
+void check_device(at::Device device) {
+  if (device.is_cpu()) return;
+  const auto refuse = [&](const std::string& why) {
+    throw ArgumentError("device \"" + device.str() + "\" was asked for; " + why);
+  };
+  if (!device.is_cuda()) refuse("bezel runs on cpu and cuda");
+  if (!c10::impl::hasDeviceGuardImpl(at::kCUDA)) {
+    refuse("this program was linked without torch's CUDA libraries (bezel::torch_cuda)");
+  }
+  const int n_devices = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+  if (device.has_index() ? device.index() >= n_devices : n_devices == 0) {
+    refuse("torch finds " + (n_devices == 0 ? "no" : std::to_string(n_devices)) + " CUDA devices");
+  }
+}
 
 struct Family {
   const Adapter& adapter;
@@ -156,6 +173,7 @@ at::ScalarType chosen_type(const LoadOptions& options, const Filling& embedding)
 ModelSpec read_spec(const fs::path& folder) { return read_family(folder).spec; }
 
 bridge::Bridge load(const fs::path& folder, const LoadOptions& options) {
+  check_device(options.device);
   const Checkpoint files = Checkpoint::open(folder);
   const Family family = read_family(folder);
   Weights weights;

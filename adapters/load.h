@@ -22,7 +22,7 @@ struct LoadOptions {
 
 /// Reads config.json, generation_config.json and the safetensors of a folder. Takes the memory of
 /// the weights plus 64 MiB. Throws CheckpointError (see hooks/error.h) that names file, field or
-/// tensor, what was found and what was expected.
+/// tensor, what was found and what was expected; ArgumentError for a device that is not there.
 bridge::Bridge load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
 /// The spec alone: no weights are read.

@@ -120,10 +120,15 @@ json to_json(const Report& report) {
     made["origin"] = phase.origin() == nullptr ? json() : origin_to_json(*phase.origin());
     phases.push_back(made);
   }
-  return {{"schema", kSchema},           {"model", report.model},
-          {"dtype", report.dtype},       {"device", report.device},
-          {"versions", report.versions}, {"reference", report.reference},
-          {"passed", report.passed()},   {"phases", phases}};
+  return {{"schema", kSchema},
+          {"model", report.model},
+          {"dtype", report.dtype},
+          {"device", report.device},
+          {"versions", report.versions},
+          {"reference", report.reference},
+          {"passed", report.passed()},
+          {"interrupted", report.is_interrupted},
+          {"phases", phases}};
 }
 
 Report report_from_json(const json& record) {
@@ -137,7 +142,8 @@ Report report_from_json(const json& record) {
                   .device = record.at("device"),
                   .versions = record.at("versions"),
                   .reference = record.at("reference"),
-                  .phases = {}};
+                  .phases = {},
+                  .is_interrupted = record.at("interrupted")};
     for (const json& given : record.at("phases")) {
       Phase phase{.id = given.at("id"),
                   .title = given.at("title"),

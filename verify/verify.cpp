@@ -15,6 +15,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+std::string word_of(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kDouble ? "float64" : "float32";
+}
+
 std::vector<PhaseEntry> chosen(const std::vector<int>& numbers) {
   if (numbers.empty()) return {kPhases.begin(), kPhases.end()};
   std::vector<PhaseEntry> phases;
@@ -61,6 +65,10 @@ void run_phase(const PhaseEntry& entry, const Subject& subject, Report& report) 
 
 }  // namespace
 
+std::string model_name(const std::filesystem::path& folder) {
+  return std::filesystem::weakly_canonical(folder).filename().string();
+}
+
 Report verify(const std::filesystem::path& folder, const VerifyOptions& options) {
   const c10::NoGradGuard no_gradients;
   const auto phases = chosen(options.phases);
@@ -70,8 +78,8 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
       .bundle = bundle_of(folder, options),
       .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
       .on_progress = options.on_progress};
-  Report report{.model = folder.filename().string(),
-                .dtype = c10::toString(options.dtype),
+  Report report{.model = model_name(folder),
+                .dtype = word_of(options.dtype),
                 .device = options.device.str(),
                 .versions = subject.bundle ? subject.bundle->versions() : "",
                 .reference = subject.bundle ? subject.bundle->path().filename().string() : "",

@@ -27,6 +27,9 @@ struct VerifyOptions {
   std::function<void(const std::string& what)> on_progress{};  // before and between checks
 };
 
+/// The name of a model in reports: its folder's.
+std::string model_name(const std::filesystem::path& folder);
+
 /// Loads the model and runs the phases. Throws CheckpointError for a folder or a bundle that
 /// cannot be used, and ArgumentError for a phase that does not exist.
 Report verify(const std::filesystem::path& folder, const VerifyOptions& options = {});

@@ -4,14 +4,19 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "bezel/adapters/load.h"
 #include "bezel/hooks/error.h"
+#include "bezel/verify/html.h"
+#include "bezel/verify/junit.h"
 #include "bezel/verify/verify.h"
 
 namespace {
@@ -28,9 +33,15 @@ std::atomic<bool> interrupted = false;
 struct Arguments {
   std::vector<std::string> models;
   std::vector<int> phases;
-  std::string reference, dtype = "float32", device = "cpu", json;
+  std::string reference, dtype = "float32", device = "cpu", json, html, junit;
   double strict = 1;
+  bool resume = false;
 };
+
+std::string is_device(const std::string& word) {
+  const bool is_one = std::regex_match(word, std::regex("cpu|cuda(:[0-9]{1,2})?"));
+  return is_one ? "" : "\"" + word + "\" is no device; wanted cpu, cuda or cuda:N";
+}
 
 void parse(CLI::App& app, Arguments& arguments) {
   app.add_option("MODEL", arguments.models, "Folders with a Gemma 4 checkpoint")->required();
@@ -40,8 +51,12 @@ void parse(CLI::App& app, Arguments& arguments) {
                  "MODEL/reference.h5");
   app.add_option("--dtype", arguments.dtype, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
-  app.add_option("--device", arguments.device, "cpu, cuda or cuda:N");
-  app.add_option("--json", arguments.json, "Write the record here");
+  app.add_option("--device", arguments.device, "cpu, cuda or cuda:N")->check(is_device);
+  auto* const json = app.add_option("--json", arguments.json, "Write the record here");
+  app.add_option("--html", arguments.html, "Write one page that needs no network here");
+  app.add_option("--junit", arguments.junit, "Write JUnit XML here");
+  app.add_flag("--resume", arguments.resume, "Keep the models that the record has finished")
+      ->needs(json);
   app.add_option("--strict", arguments.strict, "Scale the tolerances by this")
       ->check(CLI::Range(1e-3, 1.0));
 }
@@ -83,33 +98,61 @@ void print(const Report& report) {
   }
 }
 
-int run(const Arguments& arguments) {
-  nlohmann::json records = nlohmann::json::array();
-  bool all_passed = true;
-  int status = kPassed;
-  const Progress progress;
-  for (const std::string& model : arguments.models) {
-    bezel::verify::VerifyOptions options{
-        .phases = arguments.phases,
-        .reference = {},
-        .dtype = dtype_of(arguments.dtype),
-        .device = at::Device(arguments.device),
-        .strict = arguments.strict,
-        .on_progress = [&](const std::string& what) { progress.show(what); }};
-    if (!arguments.reference.empty()) options.reference = arguments.reference;
-    const Report report = bezel::verify::verify(model, options);
-    progress.end();
-    print(report);
-    records.push_back(to_json(report));
-    all_passed = all_passed && report.passed();
-    if (report.is_interrupted) {
-      status = kInterrupted;
-      break;
-    }
+void write(const std::string& path, const std::string& text) {
+  if (path.empty()) return;
+  std::ofstream file(path, std::ios::trunc);
+  file << text;
+  file.close();
+  if (!file) throw bezel::Error(path + " could not be written");
+}
+
+void write_all(const Arguments& arguments, const std::vector<Report>& reports) {
+  if (!arguments.json.empty()) {
+    auto records = nlohmann::json::array();
+    for (const Report& report : reports) records.push_back(to_json(report));
+    write(arguments.json, records.dump(1) + "\n");
   }
-  if (!arguments.json.empty()) std::ofstream(arguments.json) << records.dump(1) << "\n";
-  if (status == kInterrupted) return status;
-  return all_passed ? kPassed : kFailed;
+  if (!arguments.html.empty()) write(arguments.html, bezel::verify::to_html(reports));
+  if (!arguments.junit.empty()) write(arguments.junit, bezel::verify::to_junit(reports));
+}
+
+// What an earlier run finished, by model.
+std::map<std::string, Report> finished(const Arguments& arguments) {
+  std::map<std::string, Report> reports;
+  std::ifstream file(arguments.json);
+  if (!arguments.resume || !file) return reports;
+  const auto records = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!records.is_array()) {
+    throw bezel::FormatError(arguments.json + " is no record of verify_models; leave --resume out");
+  }
+  for (const auto& record : records) {
+    Report report = bezel::verify::report_from_json(record);
+    if (!report.is_interrupted) reports.emplace(report.model, std::move(report));
+  }
+  return reports;
+}
+
+int run(const Arguments& arguments) {
+  const auto earlier = finished(arguments);
+  const Progress progress;
+  bezel::verify::VerifyOptions options{
+      .phases = arguments.phases,
+      .reference = {},
+      .dtype = dtype_of(arguments.dtype),
+      .device = at::Device(arguments.device),
+      .strict = arguments.strict,
+      .on_progress = [&](const std::string& what) { progress.show(what); }};
+  if (!arguments.reference.empty()) options.reference = arguments.reference;
+  std::vector<Report> reports;
+  for (const std::string& model : arguments.models) {
+    const auto kept = earlier.find(bezel::verify::model_name(model));
+    reports.push_back(kept != earlier.end() ? kept->second : bezel::verify::verify(model, options));
+    progress.end();
+    print(reports.back());
+    write_all(arguments, reports);
+    if (reports.back().is_interrupted) return kInterrupted;
+  }
+  return std::ranges::all_of(reports, &Report::passed) ? kPassed : kFailed;
 }
 
 }  // namespace
