@@ -11,6 +11,10 @@ namespace bezel::verify {
 
 /// P1: every name in every layer, the logits and the loss, against the reference.
 void forward_parity(const Subject& subject, Phase& phase);
+/// P2: every name fires once, edits act, gradients are right, exceptions leave nothing behind.
+void hooks_hold(const Subject& subject, Phase& phase);
+/// P4: cached = uncached, batch = rows alone, the reference's continuation, where rows end.
+void generation(const Subject& subject, Phase& phase);
 
 struct PhaseEntry {
   std::string_view id, title;
@@ -20,6 +24,8 @@ struct PhaseEntry {
 
 inline constexpr std::array kPhases = {
     PhaseEntry{"P1", "forward parity", true, &forward_parity},
+    PhaseEntry{"P2", "hooks", false, &hooks_hold},
+    PhaseEntry{"P4", "generation", false, &generation},
 };
 
 }  // namespace bezel::verify

@@ -1,0 +1,231 @@
+// P4: text that goes on. With and without a KV cache, in batches and alone, against the
+// reference's continuation, and how much it repeats itself.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "bezel/bridge/generate.h"
+#include "bezel/verify/phases.h"
+#include "bezel/verify/phases/p4_divergence.h"
+#include "bezel/verify/phases/p4_ends.h"
+#include "bezel/verify/phases/p4_prompts.h"
+
+namespace bezel::verify {
+namespace {
+
+constexpr std::int64_t kNewTokens = 24;      // without a reference that says how many
+constexpr std::int64_t kUncachedTokens = 8;  // each runs the whole text again
+// Two logits may each be off by their tolerance.
+constexpr double kTwoLogits = 2.0;
+// bfloat16: errors of single logits, in units of their root mean square; 3 of 1000 are larger.
+constexpr double kSigmas = 3.0;
+// bfloat16 without a reference: of tests/data/nano and the fixtures, rounded up.
+constexpr double kBfloat16Error = 0.05;
+// Shares of repeated tokens and new n-grams that a near-tie's other text may differ by: of one
+// case, and of all. A loop beside prose differs by more than 0.6.
+constexpr double kOneText = 0.5, kAllTexts = 0.15;
+
+at::Tensor filled_up(const at::Tensor& tokens, std::int64_t n_new, std::int64_t pad) {
+  const std::int64_t n_missing = n_new - tokens.size(1);
+  if (n_missing <= 0) return tokens.narrow(1, 0, n_new).contiguous();
+  return at::cat({tokens, at::full({tokens.size(0), n_missing}, pad, tokens.options())}, 1);
+}
+
+class GenerationPhase {
+ public:
+  GenerationPhase(const Subject& subject, Phase& phase) : subject_(subject), phase_(phase) {}
+
+  void run(const Prompt& prompt) {
+    prompt_ = &prompt;
+    const std::int64_t n_new =
+        prompt.greedy ? static_cast<std::int64_t>(prompt.greedy->tokens.shape(1)) : kNewTokens;
+    announce("generation");
+    cached_ = {
+        continued(prompt.tokens, prompt.mask, {.max_new_tokens = n_new, .keeps_logits = true}),
+        eos_ids()};
+    gap_ = filled_up_gap(n_new);
+    measure_error();
+    check_whole_text();
+    check_uncached(std::min(n_new, kUncachedTokens));
+    if (prompt.tokens.size(0) > 1) check_rows_alone();
+    if (prompt.greedy) check_reference();
+  }
+
+  void finish() {
+    if (!subject_.bundle) {
+      for (const char* name : {"greedy tokens of the reference", "text statistics"}) {
+        add({.name = name,
+             .why = "there is no reference bundle to compare with",
+             .is_skipped = true});
+      }
+      return;
+    }
+    compare_texts("all cases", all_got_, all_want_, kAllTexts);
+  }
+
+ private:
+  const EosIds& eos_ids() const { return subject_.model.spec().eos_token_ids; }
+
+  /// The new tokens [batch max_new_tokens] on the CPU. Logits that are kept go to logits_.
+  at::Tensor continued(const at::Tensor& tokens, const at::Tensor& mask,
+                       const bridge::GenerateOptions& options) {
+    const auto made =
+        bridge::generate(subject_.model, {.tokens = tokens, .attention_mask = mask}, {}, options);
+    if (options.keeps_logits) logits_ = made.logits.to(at::kFloat);
+    const auto fresh = made.tokens.narrow(1, tokens.size(1), made.tokens.size(1) - tokens.size(1));
+    return filled_up(fresh.to(at::kCPU), options.max_new_tokens,
+                     subject_.model.spec().pad_token_id.value_or(0));
+  }
+
+  at::Tensor filled_up_gap(std::int64_t n_new) const {
+    return at::constant_pad_nd(gap_of(logits_), {0, n_new - logits_.size(1)});
+  }
+
+  // How far rounding may move a logit of this case.
+  void measure_error() {
+    const auto& tolerances = subject_.tolerances;
+    if (subject_.dtype() != at::kBFloat16) {
+      largest_ = std::max(1.0, logits_.abs().max().item<double>());
+      logit_error_ = tolerances.logits * largest_;
+      return;
+    }
+    const double own = subject_.bundle
+                           ? subject_.bundle->bfloat16(prompt_->name).logits_relative_rms
+                           : kBfloat16Error;
+    relative_error_ = tolerances.times_reference * own;
+    logit_error_ = kSigmas * relative_error_ * logits_.square().mean().sqrt().item<double>();
+  }
+  double near_tie() const { return kTwoLogits * logit_error_; }
+
+  // What stands behind each text is, by induction, what a generation without cache would take.
+  void check_whole_text() {
+    announce("the whole text in one run");
+    const std::int64_t n_steps = logits_.size(1);
+    const auto open = is_open(cached_).narrow(1, 0, n_steps);
+    const auto device = subject_.device();
+    const auto made = cached_.tokens.narrow(1, 0, n_steps);
+    const auto text = at::cat({prompt_->tokens, made}, 1);
+    const auto mask = at::cat({prompt_->mask, open.to(at::kLong)}, 1);
+    const std::int64_t n_run = text.size(1) - 1;
+    const auto whole = subject_.model
+                           .run({.tokens = text.narrow(1, 0, n_run).to(device),
+                                 .attention_mask = mask.narrow(1, 0, n_run).to(device),
+                                 .logits_to_keep = n_steps})
+                           .output.to(at::kFloat);
+    compare_logits(whole, open.unsqueeze(-1).to(device));
+    const auto likeliest = whole.argmax(-1).to(at::kCPU).where(open, made).contiguous();
+    add(divergence_check(
+        prompt_->name + ": tokens with a KV cache = of the whole text in one run",
+        divergences({made.contiguous(), eos_ids()}, {likeliest, eos_ids()}, gap_of(whole)),
+        near_tie()));
+  }
+
+  void compare_logits(const at::Tensor& whole, const at::Tensor& open) {
+    const auto apart = (logits_ - whole).masked_fill(open.logical_not(), 0);
+    Check check{.name = prompt_->name + ": logits with a KV cache = of the whole text in one run"};
+    if (subject_.dtype() == at::kBFloat16) {
+      check.unit = "relative RMS";
+      check.measured =
+          (apart.norm() / whole.masked_fill(open.logical_not(), 0).norm()).item<double>();
+      check.tolerance = relative_error_;
+    } else {
+      check.unit = "of the largest logit";
+      check.measured = apart.abs().max().item<double>() / largest_;
+      check.tolerance = subject_.tolerances.logits;
+    }
+    if (check.verdict() == Verdict::kFailed) {
+      const auto worst = apart.abs().amax(-1).argmax().item<std::int64_t>();
+      check.place = {static_cast<std::size_t>(worst / apart.size(1)),
+                     static_cast<std::size_t>(worst % apart.size(1))};
+      check.why = "the furthest is at [row, step]";
+    }
+    add(std::move(check));
+  }
+
+  void check_uncached(std::int64_t n_new) {
+    announce("without a KV cache");
+    const auto uncached = continued(prompt_->tokens, prompt_->mask,
+                                    {.max_new_tokens = n_new, .uses_kv_cache = false});
+    add(divergence_check(prompt_->name + ": tokens with a KV cache = without one",
+                         divergences({cached_.tokens.narrow(1, 0, n_new).contiguous(), eos_ids()},
+                                     {uncached, eos_ids()}, gap_.narrow(1, 0, n_new).contiguous()),
+                         near_tie()));
+  }
+
+  void check_rows_alone() {
+    announce("rows alone");
+    const std::int64_t n_new = cached_.tokens.size(1);
+    std::vector<at::Tensor> rows;
+    for (std::int64_t row = 0; row < prompt_->tokens.size(0); ++row) {
+      const auto is_text = prompt_->mask.select(0, row).to(at::kBool);
+      const auto text = prompt_->tokens.select(0, row).masked_select(is_text).unsqueeze(0);
+      rows.push_back(continued(text, at::ones_like(text), {.max_new_tokens = n_new}));
+    }
+    add(divergence_check(prompt_->name + ": tokens of a batch = of its rows alone",
+                         divergences(cached_, {at::cat(rows).contiguous(), eos_ids()}, gap_),
+                         near_tie()));
+  }
+
+  void check_reference() {
+    const Continuation want{to_tensor(prompt_->greedy->tokens), wanted_eos_ids(subject_)};
+    const auto& gaps = prompt_->greedy->gap;
+    const auto gap = at::empty(want.tokens.sizes(), at::kFloat);
+    std::copy_n(gaps.data(), gaps.size(), gap.mutable_data_ptr<float>());
+    add(divergence_check(prompt_->name + ": greedy tokens = of the reference",
+                         divergences(cached_, want, gap), near_tie()));
+    const Rows got = texts(cached_), wanted = texts(want);
+    compare_texts(prompt_->name, got, wanted, kOneText);
+    all_got_.insert(all_got_.end(), got.begin(), got.end());
+    all_want_.insert(all_want_.end(), wanted.begin(), wanted.end());
+  }
+
+  void compare_texts(const std::string& name, const Rows& got, const Rows& want, double tolerance) {
+    const auto ours = text_statistics(got), theirs = text_statistics(want);
+    const std::string verdict = ours.is_loop() && theirs.is_loop() ? "; both loop: the model does"
+                                : ours.is_loop()   ? "; only bezel loops: the model does not"
+                                : theirs.is_loop() ? "; only the reference loops"
+                                                   : "";
+    const auto compare = [&](const char* what, double a, double b) {
+      char numbers[80];
+      std::snprintf(numbers, sizeof(numbers), "bezel %.3f, the reference %.3f", a, b);
+      add({.name = name + ": " + what,
+           .measured = std::abs(a - b),
+           .tolerance = tolerance,
+           .unit = "share",
+           .why = numbers + verdict});
+    };
+    compare("repeated tokens", ours.repetition, theirs.repetition);
+    compare("distinct tokens", ours.distinct_1, theirs.distinct_1);
+    compare("distinct pairs", ours.distinct_2, theirs.distinct_2);
+    compare("distinct triples", ours.distinct_3, theirs.distinct_3);
+  }
+
+  void announce(const std::string& what) const {
+    if (subject_.on_progress) subject_.on_progress("P4 " + prompt_->name + ": " + what);
+  }
+  void add(Check check) {
+    if (subject_.on_progress) subject_.on_progress(check.name);
+    phase_.checks.push_back(std::move(check));
+  }
+
+  const Subject& subject_;
+  Phase& phase_;
+  const Prompt* prompt_ = nullptr;
+  Continuation cached_;  // of the case at hand, with its logits [batch step d_vocab] and gaps
+  at::Tensor logits_, gap_;
+  double largest_ = 1, relative_error_ = 0, logit_error_ = 0;
+  Rows all_got_, all_want_;
+};
+
+}  // namespace
+
+void generation(const Subject& subject, Phase& phase) {
+  GenerationPhase checks(subject, phase);
+  for (const Prompt& prompt : prompts(subject)) checks.run(prompt);
+  checks.finish();
+  row_ends(subject, phase);
+}
+
+}  // namespace bezel::verify
