@@ -26,7 +26,8 @@ class SaeAttaching(Generating):
 
     At one name there is one SAE: that of the innermost `with`, or the last added. `reset_hooks`
     leaves SAEs alone. A hook that stands at a value of an SAE needs one in every run: where there
-    is none, the run is refused (HookNeverFiredError).
+    is none, the run is refused (HookNeverFiredError). A glob or callable that also chooses values
+    of the model is content with those.
     """
 
     def __init__(self, *arguments: Any) -> None:

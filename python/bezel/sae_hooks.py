@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ import torch
 from bezel import _C
 from bezel.errors import HookNeverFiredError, HookResultError
 from bezel.hooks import Contexts, Direction, HookFunction, RegisteredHook
+from bezel.selection import OneName
 
 # The values inside a spliced SAE, in the order in which it computes them.
 PARTS = (
@@ -27,20 +28,20 @@ class SaeHook(RegisteredHook):
     """A hook at values of SAEs: the splice calls it, not the core.
 
     Attributes:
-        exact: Those of its names that a run must have; of the others one is enough.
+        needed: Of each of these a run must have one.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        exact: Collection[str],
+        needed: Sequence[frozenset[str]],
         function: HookFunction,
         dir: Direction,
         contexts: Contexts,
     ) -> None:
         super().__init__(names, function, dir, contexts)
         self.names = tuple(names)
-        self.exact = frozenset(exact)
+        self.needed = tuple(needed)
 
     def resolve(self, core: _C.Bridge) -> RegisteredHook:
         """Its names are known already."""
@@ -61,11 +62,9 @@ class SaeHook(RegisteredHook):
         self._join(asked, asked.reached | asked.unreached.keys())
 
     def _join(self, asked: Asked, there: set[str]) -> None:
-        missing = self.exact - there
-        if there.isdisjoint(self.names):
-            missing |= set(self.names)
-        if missing:
-            raise HookNeverFiredError(asked.why_not(min(missing, key=self.names.index)))
+        for several in self.needed:
+            if several.isdisjoint(there):
+                raise HookNeverFiredError(asked.why_not(min(several, key=self.names.index)))
         asked.hooks.append(self)
 
     def apply(self, value: torch.Tensor, site: SaeSite) -> torch.Tensor:
@@ -85,6 +84,32 @@ class SaeHook(RegisteredHook):
         return result.to(value.dtype)
 
 
+class ModelPart(RegisteredHook):
+    """What of a hook at values of SAEs stands at values of the model, chosen by the same globs.
+
+    Of what one glob chooses in both, a run needs something, in one of them.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[OneName],
+        inside: Sequence[frozenset[str]],
+        function: HookFunction,
+        dir: Direction,
+        contexts: Contexts,
+    ) -> None:
+        super().__init__(names, function, dir, contexts)
+        self._inside = tuple(inside)
+
+    def add_to(self, request: _C.Request) -> None:
+        """Adds the hook; a name that the run does not compute only where its SAEs have none."""
+        asked = asked_of(request)
+        for rule, inside in zip(self._rules, self._inside, strict=True):
+            at_an_sae = not inside.isdisjoint(asked.reached)
+            if asked.run is None or not at_an_sae or asked.run.computes(rule.selector):
+                self._add(rule, request)
+
+
 class SaeSite(NamedTuple):
     """What the core tells a hook function about itself, for a value of an SAE."""
 
@@ -96,16 +121,35 @@ class SaeSite(NamedTuple):
     key_positions: torch.Tensor
 
 
+class RunOfInput(NamedTuple):
+    """A model and what it will run."""
+
+    core: _C.Bridge
+    made: _C.Input
+
+    def computes(self, chosen: _C.Selector) -> bool:
+        """Whether it comes to any of the values; they must be of this model."""
+        request = _C.Request()
+        request.record(chosen)
+        try:
+            self.core.plan(self.made, request)
+        except HookNeverFiredError:
+            return False
+        return True
+
+
 class Asked:
     """What one run asks of its SAEs: filled as they, and then the hooks, are added to it.
 
     Attributes:
+        run: Where it is known.
         hooks: In the order in which they are called.
         reached: The values of its SAEs.
         unreached: Those of SAEs that it does not come to, and why.
     """
 
     def __init__(self) -> None:
+        self.run: RunOfInput | None = None
         self.hooks: list[SaeHook] = []
         self.reached: set[str] = set()
         self.unreached: dict[str, str] = {}

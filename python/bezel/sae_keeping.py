@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeAlias, cast
 
 import torch
@@ -11,7 +11,7 @@ from bezel import _C
 from bezel.caching_hooks import Saver
 from bezel.hooks import Contexts, Direction, Hook
 from bezel.sae_attached import AttachedSae
-from bezel.sae_hooks import SaeHook, SaeSite
+from bezel.sae_hooks import RunOfInput, SaeHook, SaeSite, asked_of
 from bezel.sae_memory import How, check_fits
 from bezel.sae_names import Chosen
 
@@ -59,17 +59,35 @@ class _Onlooker(SaeHook):
 class Keeper(_Onlooker):
     """Keeps what one run computes.
 
-    Attributes:
-        how: Where, and which part of it.
-        kept: What it has seen.
+    Args:
+        chosen: What to keep.
+        dir: Values or gradients.
+        kept: Where they go.
+        how: On which device, and which part of them.
+        attached: The SAEs.
     """
 
     def __init__(
-        self, chosen: Chosen, dir: Direction, kept: Kept, how: How, axes: dict[str, Axes]
+        self,
+        chosen: Chosen,
+        dir: Direction,
+        kept: Kept,
+        how: How,
+        attached: Collection[AttachedSae],
     ) -> None:
+        axes = {name: one.axes for one in attached for name in one.dtypes}
         saver = Saver(kept, axes, how.device, remove_batch_dim=False, pos_slice=how.pos_slice)
-        super().__init__(chosen.of_saes, chosen.exact, saver, dir, Contexts())
-        self.kept, self.how = kept, how
+        super().__init__(chosen.of_saes, chosen.needed, saver, dir, Contexts())
+        self.kept = kept
+        self._how, self._attached = how, attached
+
+    def add_to(self, request: _C.Request) -> None:
+        """Adds it. Raises CacheTooLargeError where not everything that is kept would fit."""
+        run = asked_of(request).run
+        if run is not None and self.dir == "fwd":
+            beside = None if self.kept.alone else request
+            check_fits(run, beside, self._attached, self.names, self._how)
+        super().add_to(request)
 
 
 class StepKeeper(_Onlooker):
@@ -85,7 +103,7 @@ class StepKeeper(_Onlooker):
     def __init__(
         self, chosen: Chosen, core: _C.Bridge, attached: Iterable[AttachedSae], joins: bool
     ) -> None:
-        super().__init__(chosen.of_saes, chosen.exact, self._keep, "fwd", Contexts())
+        super().__init__(chosen.of_saes, chosen.needed, self._keep, "fwd", Contexts())
         self._core = core
         self._attached = list(attached)
         self._dims = {n: _position_axis(one.axes) for one in self._attached for n in one.dtypes}
@@ -98,13 +116,14 @@ class StepKeeper(_Onlooker):
             text = _C.Input()
             batch, pos = prompt.tokens.shape
             text.tokens = torch.zeros((batch, pos + max(0, max_new_tokens)), dtype=torch.int64)
-            check_fits(self._core, text, self._attached, self.names, How())
+            run = RunOfInput(self._core, text)
+            check_fits(run, request, self._attached, self.names, How())
         self.add_to(request)
 
     def move_to(self, cache: _C.ActivationCache) -> None:
         """Puts all steps together behind the values of the model."""
-        for name, steps in self._steps.items():
-            cache.put(name, torch.cat(steps, self._dims[name]))
+        for name in list(self._steps):  # the steps of a name go before the next is joined
+            cache.put(name, torch.cat(self._steps.pop(name), self._dims[name]))
 
     def _keep(self, value: torch.Tensor, hook: Hook) -> None:
         dim, n_new = self._dims[hook.name], hook.positions.shape[1]

@@ -22,7 +22,8 @@ class Chosen(NamedTuple):
 
     of_saes: list[str]
     of_model: list[OneName]
-    exact: frozenset[str]  # those of_saes that were named exactly
+    inside: list[frozenset[str]]  # those of_saes that each of of_model chooses too
+    needed: list[frozenset[str]]  # of each a run must have one: what a name chose, or a glob …
 
 
 def split(given: NamesFilter | HookNames, known: Collection[str], core: _C.Bridge) -> Chosen:
@@ -36,22 +37,25 @@ def split(given: NamesFilter | HookNames, known: Collection[str], core: _C.Bridg
     Raises:
         UnknownHookError, HookNotApplicableError: As the core does, for its own names.
     """
-    of_saes: set[str] = set()
-    exact: set[str] = set()
     of_model: list[OneName] = []
+    inside: list[frozenset[str]] = []
+    needed: list[frozenset[str]] = []
     for one in _listed(given):
         if isinstance(one, str) and _MARK in one and not re.search(r"[*?\[]", one):
             _check(one, known, core)
-            exact.add(one)
+            needed.append(frozenset((one,)))
             continue
-        matched = {name for name in known if _matches(one, name)}
+        matched = frozenset(name for name in known if _matches(one, name))
         if isinstance(one, str) and _MARK in one and not matched:
             told = f"the nearest names are {_near(one, known)}" if known else "no SAE is attached"
             raise UnknownHookError(f'"{one}" matches no value of an attached SAE; {told}')
-        of_saes |= matched
-        if not matched or _is_in_model(one, core):
+        if matched and not _is_in_model(one, core):
+            needed.append(matched)
+        else:
             of_model.append(one)
-    return Chosen([n for n in known if n in of_saes | exact], of_model, frozenset(exact))
+            inside.append(matched)
+    of_saes = frozenset[str]().union(*inside, *needed)
+    return Chosen([name for name in known if name in of_saes], of_model, inside, needed)
 
 
 def _listed(given: NamesFilter | HookNames) -> Iterable[OneName]:

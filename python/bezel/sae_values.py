@@ -14,13 +14,13 @@ from bezel.arguments import ForwardArguments, ModelInput, Result, core_input
 from bezel.cache import ActivationCache
 from bezel.hooks import Contexts, Direction, HookFunction, HookNames, HookPair, RegisteredHook
 from bezel.plan import Plan, with_values
-from bezel.running import Running, _Run
+from bezel.running import _PARTIAL, Running, _Run
 from bezel.sae_attaching import SaeAttaching
-from bezel.sae_hooks import SaeHook
+from bezel.sae_hooks import ModelPart, RunOfInput, SaeHook, asked_of
 from bezel.sae_keeping import Keeper, Kept, StepKeeper
-from bezel.sae_memory import How, check_fits
+from bezel.sae_memory import How
 from bezel.sae_names import Chosen, split
-from bezel.selection import NamesFilter, PosSlice
+from bezel.selection import NamesFilter, OneName, PosSlice, selector
 
 
 class SaeValues(SaeAttaching):
@@ -43,13 +43,15 @@ class SaeValues(SaeAttaching):
         chosen = self._split(names_filter)
         fwd, bwd = [*(fwd_hooks or ())], [*(bwd_hooks or ())]
         if chosen.of_saes:
-            how = _how(**options)
-            kept, axes = Kept(how.dtype, alone=not chosen.of_model), self._axes()
-            fwd.append(cast(HookPair, Keeper(chosen, "fwd", kept, how, axes)))
+            names: NamesFilter = self._computed(chosen, input, options)
+            how, attached = _how(**options), self._attached().values()
+            kept = Kept(how.dtype, alone=not names)
+            fwd.append(cast(HookPair, Keeper(chosen, "fwd", kept, how, attached)))
             if how.gradients:
-                bwd.append(cast(HookPair, Keeper(chosen, "bwd", kept, how, axes)))
-        alone = chosen.of_saes and not chosen.of_model
-        names = self._something(options.get("start_at_layer")) if alone else chosen.of_model
+                bwd.append(cast(HookPair, Keeper(chosen, "bwd", kept, how, attached)))
+            names = names or self._something(options.get("start_at_layer"))
+        else:
+            names = chosen.of_model
         return super().run_with_cache(input, names, fwd_hooks=fwd, bwd_hooks=bwd, **options)
 
     def plan(
@@ -95,8 +97,8 @@ class SaeValues(SaeAttaching):
 
     def _divided(
         self, pair: HookPair, dir: Direction, contexts: Contexts
-    ) -> tuple[list[SaeHook], list[HookPair]]:
-        """What of a hook stands at values of SAEs, and what is for the core."""
+    ) -> tuple[list[RegisteredHook], list[HookPair]]:
+        """A hook that stands at values of SAEs, in its parts; or what is for the core alone."""
         given: Any = pair
         if isinstance(given, Keeper):
             return [given], []
@@ -107,8 +109,13 @@ class SaeValues(SaeAttaching):
         if not chosen.of_saes:
             several = not isinstance(names, str | re.Pattern) and not callable(names)
             return [], [(chosen.of_model, function) if several else pair]
-        inside = SaeHook(chosen.of_saes, chosen.exact, function, dir, contexts)
-        return [inside], [(chosen.of_model, function)] if chosen.of_model else []
+        parts: list[RegisteredHook] = [
+            SaeHook(chosen.of_saes, chosen.needed, function, dir, contexts)
+        ]
+        if chosen.of_model:
+            rest = ModelPart(chosen.of_model, chosen.inside, function, dir, contexts)
+            parts.append(rest.resolve(self._core))
+        return parts, []
 
     def _split(self, names: NamesFilter | HookNames) -> Chosen:
         values = [name for one in self._attached().values() for name in one.dtypes]
@@ -144,14 +151,37 @@ class SaeValues(SaeAttaching):
         arguments: ForwardArguments,
         own: Sequence[RegisteredHook] = (),
     ) -> _Run:
-        keepers = [hook for hook in own if isinstance(hook, Keeper)]
-        for keeper in keepers:
-            made = core_input(input, arguments, self.tokenizer, self.cfg)
-            check_fits(self._core, made, self._attached().values(), keeper.names, keeper.how)
         run = super()._run(input, request, arguments, own)
-        for keeper in keepers:
-            run.cache = keeper.kept.move_to(run.cache)
+        asked_of(request).run = None  # what backward() holds holds no input
+        for keeper in own:
+            if isinstance(keeper, Keeper):
+                run.cache = keeper.kept.move_to(run.cache)
         return run
+
+    def _add_registered(self, request: _C.Request, made: _C.Input, is_partial: bool) -> None:
+        if self._attached():
+            asked_of(request).run = RunOfInput(self._core, made)
+        super()._add_registered(request, made, is_partial)
+
+    def _computed(self, chosen: Chosen, input: ModelInput, options: Any) -> list[OneName]:
+        """What is for the core, without what the run skips where an SAE has what was meant."""
+        is_partial = not _PARTIAL.isdisjoint(options) or (
+            isinstance(input, torch.Tensor) and input.is_floating_point()
+        )
+        if not is_partial or not any(chosen.inside):
+            return chosen.of_model
+        given = {key: options[key] for key in ForwardArguments.__annotations__ if key in options}
+        made = core_input(input, cast(ForwardArguments, given), self.tokenizer, self.cfg)
+        run = RunOfInput(self._core, made)
+        places = {name: one.place for one in self._attached().values() for name in one.dtypes}
+
+        def is_for_core(name: OneName, inside: frozenset[str]) -> bool:
+            if not inside or run.computes(selector(name)):
+                return True
+            return not any(run.computes(selector(place)) for place in {places[n] for n in inside})
+
+        both = zip(chosen.of_model, chosen.inside, strict=True)
+        return [name for name, inside in both if is_for_core(name, inside)]
 
     def _something(self, start: Any) -> Callable[[str], bool]:
         """A name for the core where only SAEs were named: little, and computed by every run."""

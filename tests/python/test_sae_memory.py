@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,61 @@ def test_a_generation_whose_features_do_not_fit_is_refused_before_it_begins(
         bridge.generate(TOKENS, -30, **arguments)
     monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes)
     bridge.generate(TOKENS, 4, **arguments)
+
+
+def test_values_of_the_model_and_of_saes_must_fit_together(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either alone would: to the byte, with all that says how they are kept."""
+    calls: list[str] = []
+    bridge.add_sae(sae)
+    bridge.add_hook("hook_embed", says("ran", calls))
+    names = [POST, "blocks.*.hook_resid_mid"]
+    n_bytes = 2 * 9 * (99 + 8 * D) * 4
+    assert bridge.plan((2, 9), names).cache_bytes == n_bytes
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, n_bytes),
+        ({"dtype": torch.bfloat16}, n_bytes // 2),
+        ({"pos_slice": (0, 3)}, n_bytes // 3),
+        ({"incl_bwd": True, "return_type": "loss"}, 2 * n_bytes),
+        ({"stop_at_layer": 3}, n_bytes - 2 * 9 * 5 * D * 4),
+    ]
+    for options, needed in cases:
+        monkeypatch.setattr(_C, "free_bytes", lambda device, n=needed - 1: n)
+        told = r"for \d values, 0.00 GiB of it inside SAEs.*largest is .*names_filter"
+        with pytest.raises(CacheTooLargeError, match=told):
+            bridge.run_with_cache(TOKENS, names, **options)
+        assert calls == []
+        monkeypatch.setattr(_C, "free_bytes", lambda device, n=needed: n)
+        bridge.run_with_cache(TOKENS, names, **options)
+        calls.clear()
+    arguments: dict[str, Any] = {"return_cache": True, "names_filter": names, "verbose": False}
+    n_bytes = n_bytes // 9 * (9 + 4)
+    monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes - 1)
+    with pytest.raises(CacheTooLargeError, match="inside SAEs"):
+        bridge.generate(TOKENS, 4, **arguments)
+    assert calls == []
+    monkeypatch.setattr(_C, "free_bytes", lambda device: n_bytes)
+    bridge.generate(TOKENS, 4, **arguments)
+
+
+def test_a_generation_joins_the_steps_of_one_value_at_a_time(
+    bridge: Any, sae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[list[weakref.ref[torch.Tensor]]] = []
+    join = torch.cat
+
+    def cat(steps: list[torch.Tensor], dim: int) -> torch.Tensor:
+        assert not any(step() is not None for before in joined for step in before)
+        joined.append([weakref.ref(step) for step in steps])
+        return join(steps, dim)
+
+    bridge.add_sae(sae)
+    monkeypatch.setattr(torch, "cat", cat)
+    arguments: dict[str, Any] = {"names_filter": "*.hook_sae_*", "return_type": "tokens"}
+    _, cache = bridge.generate(TOKENS, 3, return_cache=True, verbose=False, **arguments)
+    assert len(joined) == len(cache) == 5
+    assert {len(steps) for steps in joined} == {3}
 
 
 def test_the_memory_is_that_of_the_device_where_values_are_kept_if_anybody_knows_it(
