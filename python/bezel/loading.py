@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -18,45 +19,94 @@ _SECONDS_BEFORE_BAR = 1.0
 
 def find_folder(name: str, revision: str | None, local_files_only: bool) -> Path:
     """The folder of a model: itself, or a snapshot from the Hugging Face cache or hub."""
+    folder = local_folder(name, revision)
+    if folder is not None:
+        return folder
+    return hub_folder(HubFiles(name, revision, _FILES), "the model", _is_complete, local_files_only)
+
+
+def local_folder(name: str, revision: str | None, hint: str = "") -> Path | None:
+    """The folder of this name; None for what looks like a hub id.
+
+    Raises:
+        ArgumentError: A revision was given for a folder.
+        CheckpointError: It is neither; with the hint.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise ArgumentError(f"revision={revision!r} was given for the local folder {name}")
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name}: no such folder, and not a hub id (organisation/model)")
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise CheckpointError(
-            f"{name}: no such folder; to fetch it from the hub: pip install huggingface_hub"
-        ) from error
-    cached = _snapshot(huggingface_hub, name, revision, local_files_only=True)
-    if cached is not None and _is_complete(cached):
+        raise CheckpointError(f"{_neither(name)}{hint}")
+    return None
+
+
+class HubFiles(NamedTuple):
+    """Files of one repository of the Hugging Face hub."""
+
+    name: str
+    revision: str | None
+    patterns: list[str]
+
+    def snapshot(self, local_files_only: bool) -> Path | None:
+        """The folder where they are, or some of them; None where nothing of it is cached."""
+        try:
+            import huggingface_hub as hub
+        except ImportError as error:
+            raise CheckpointError(
+                f"{self.name}: no such folder; to fetch it from the hub: pip install "
+                "huggingface_hub"
+            ) from error
+        try:
+            return Path(
+                hub.snapshot_download(
+                    self.name,
+                    revision=self.revision,
+                    local_files_only=local_files_only,
+                    allow_patterns=self.patterns,
+                )
+            )
+        except hub.errors.HFValidationError as error:
+            raise CheckpointError(f"{_neither(self.name)}: {error}") from error
+        except hub.errors.LocalEntryNotFoundError as error:
+            if local_files_only:
+                return None
+            raise CheckpointError(f"{self.name}: the hub could not be reached: {error}") from error
+        except hub.errors.HfHubHTTPError as error:
+            raise CheckpointError(f"{self.name}: the hub refused: {error}") from error
+
+
+def hub_folder(
+    files: HubFiles, what: str, is_complete: Callable[[Path], bool], local_files_only: bool
+) -> Path:
+    """The snapshot in the Hugging Face cache where it is complete; else the hub is asked.
+
+    What the hub then gives may lack files too: those that the repository does not have, and those
+    that were not cached, where the hub could not be reached.
+
+    Raises:
+        CheckpointError: There is none, or it could not be reached, or `what` is not cached and
+            nobody else may be asked.
+    """
+    cached = files.snapshot(local_files_only=True)
+    if cached is not None and is_complete(cached):
         return cached
     if local_files_only:
         raise CheckpointError(
-            f"{name}: not (or not wholly) in the Hugging Face cache, and local_files_only=True; "
-            "fetch it once with local_files_only=False"
+            f"{files.name}: {what} is not (or not wholly) in the Hugging Face cache, and "
+            "local_files_only=True; fetch it once with local_files_only=False"
         )
-    fetched = _snapshot(huggingface_hub, name, revision, local_files_only=False)
+    fetched = files.snapshot(local_files_only=False)
     assert fetched is not None
     return fetched
 
 
-def _snapshot(hub: Any, name: str, revision: str | None, local_files_only: bool) -> Path | None:
-    try:
-        return Path(
-            hub.snapshot_download(
-                name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES
-            )
-        )
-    except hub.errors.LocalEntryNotFoundError as error:
-        if local_files_only:
-            return None
-        raise CheckpointError(f"{name}: the hub could not be reached: {error}") from error
-    except hub.errors.HfHubHTTPError as error:
-        raise CheckpointError(f"{name}: the hub refused: {error}") from error
+def _neither(name: str) -> str:
+    return (
+        f"{name}: no such folder, and not a hub id (organisation/repository, each of letters, "
+        'digits, "-", "_" and ".")'
+    )
 
 
 def _is_complete(folder: Path) -> bool:

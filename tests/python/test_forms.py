@@ -199,9 +199,20 @@ def test_a_hub_id_that_is_not_in_the_cache_never_asks_the_network(
         raise huggingface_hub.errors.LocalEntryNotFoundError("not there")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(CheckpointError, match=r"nobody/nothing: not .* in the Hugging Face cache"):
+    with pytest.raises(
+        CheckpointError, match=r"nobody/nothing: the model is not .* in the Hugging Face cache"
+    ):
         bezel.Bridge.from_pretrained("nobody/nothing", local_files_only=True)
     assert asked == [True]
+
+
+def test_what_cannot_be_a_hub_id_is_told_what_one_looks_like() -> None:
+    pytest.importorskip("huggingface_hub")
+    for name in ("goo gle/bad id!", "-lab/model", "some--lab/model"):
+        told = f"{name}: no such folder, and not a hub id.*organisation/repository.*letters"
+        for local_files_only in (False, True):
+            with pytest.raises(CheckpointError, match=told):
+                bezel.Bridge.from_pretrained(name, local_files_only=local_files_only)
 
 
 def test_every_refusal_is_a_bezel_error_and_a_value_error() -> None:

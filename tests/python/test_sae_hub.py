@@ -115,6 +115,24 @@ def test_what_is_not_cached_is_asked_of_the_hub(home: Path) -> None:
         bezel.SAE.from_pretrained(REPO, INSIDE)
 
 
+def test_where_the_hub_gives_nothing_new_both_reasons_are_told(home: Path) -> None:
+    """The hub is not reached, and huggingface_hub falls back to what is there of the repository."""
+    cached(home, "another")
+    told = f"{REPO}: no SAE at {INSIDE}.*subfolder=.*not in the cache.*hub could not be reached"
+    with pytest.raises(CheckpointError, match=told):
+        bezel.SAE.from_pretrained(REPO, INSIDE)
+
+
+@pytest.mark.parametrize("local_files_only", [False, True])
+def test_what_cannot_be_a_hub_id_is_told_what_one_looks_like(
+    home: Path, *, local_files_only: bool
+) -> None:
+    for name in ("goo gle/bad id!", "some-lab/-scope", "some--lab/scope"):
+        told = f"{name}: no such folder, and not a hub id.*organisation/repository.*letters"
+        with pytest.raises(CheckpointError, match=told):
+            bezel.SAE.from_pretrained(name, "x", local_files_only=local_files_only)
+
+
 def test_only_the_files_of_one_sae_are_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
