@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from bezel.errors import ArgumentError
+from bezel.errors import ArgumentError, HookNotApplicableError
 from bezel.hooks import dtypes_of
 from bezel.names import HookPoint, get_act_name
 from bezel.selection import selector
@@ -94,6 +94,11 @@ def _points_by_layer(
     layers = range(bridge.cfg.n_layers) if axes[:1] == ["layer"] else [None]
     full = {layer: get_act_name(name, layer) for layer in layers}
     found = {layer: points[full[layer]] for layer in layers if full[layer] in points}
+    if not found and ".hook_sae_" in name:
+        raise HookNotApplicableError(
+            f"{name!r} is a value inside an SAE, and sweeps patch values of the model; call "
+            "run_with_hooks once for each patch, with a hook at the feature"
+        )
     if not found:
         dtypes_of(bridge._core, selector(next(iter(full.values()))))  # raises, with the reason
         raise ArgumentError(f"{name!r} names no value of this model")
