@@ -1,0 +1,284 @@
+// P2: names that are refused, exceptions out of hooks, and what the other parts share.
+#include "bezel/verify/phases/p2_hooks.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <map>
+#include <tuple>
+
+#include "bezel/hooks/error.h"
+#include "bezel/verify/compare.h"
+#include "bezel/verify/phases.h"
+
+namespace bezel::verify {
+namespace {
+
+using hooks::HookId;
+using hooks::SiteRow;
+
+constexpr std::size_t kFew = 12;  // blocks that are all looked at
+
+// Blocks that run the same code on tensors of the same shape are of one kind.
+auto kind_of(const bridge::LayerSpec& layer) {
+  const auto& attention = layer.attention;
+  return std::tuple(attention.window_tokens.has_value(), attention.donor.has_value(),
+                    attention.donates, attention.k_is_v, layer.moe.has_value(), layer.mlp.d_mlp);
+}
+
+std::vector<int> layers_to_study(const bridge::ModelSpec& spec) {
+  std::map<decltype(kind_of(spec.layers[0])), std::pair<int, int>> first_and_last;
+  std::vector<int> layers;
+  for (int layer = 0; layer < spec.n_layers; ++layer) {
+    layers.push_back(layer);
+    first_and_last.try_emplace(kind_of(spec.layers[layer]), layer, layer).first->second.second =
+        layer;
+  }
+  if (layers.size() <= kFew) return layers;
+  layers.clear();
+  for (const auto& [kind, ends] : first_and_last) {
+    layers.push_back(ends.first);
+    if (ends.second != ends.first) layers.push_back(ends.second);
+  }
+  std::ranges::sort(layers);
+  return layers;
+}
+
+/// What a plan says to a name: the error it throws, or that it throws none.
+std::string answer(const bridge::Bridge& model, const bridge::Input& input,
+                   const std::string& name) {
+  try {
+    model.plan(input, {.names = {name}});
+    return "accepted";
+  } catch (const HookNotApplicableError&) {
+    return "HookNotApplicableError";
+  } catch (const UnknownHookError&) {
+    return "UnknownHookError";
+  } catch (const HookNeverFiredError&) {
+    return "HookNeverFiredError";
+  } catch (const Error& error) {
+    return std::string("another error: ") + error.what();
+  }
+}
+
+class Refusals {
+ public:
+  explicit Refusals(HookStudy& study) : study_(study), input_(study_input(study.model(), 1, 4)) {}
+
+  void run() {
+    absent_names();
+    unknown_names();
+    names_beyond_the_end();
+  }
+
+ private:
+  void absent_names() {
+    Check check{.name = "refused: names that a block or the model lacks", .unit = "names"};
+    const auto& inventory = study_.model().inventory();
+    for (int site = 0; site < static_cast<int>(inventory.sites().size()); ++site) {
+      for (int row = 0; row < static_cast<int>(hooks::kNHookPoints); ++row) {
+        const SiteRow at{site, row};
+        if (study_.name(at).empty()) continue;  // no site has it under such a name
+        const bool is_here = inventory.site(site).has(at.point());
+        expect(check, study_.name(at), is_here ? "accepted" : "HookNotApplicableError", input_);
+      }
+    }
+    study_.add(check);
+  }
+
+  void unknown_names() {
+    Check check{.name = "refused: unknown names", .unit = "names"};
+    const auto beyond = std::to_string(study_.model().spec().n_layers);
+    for (const std::string& name :
+         {std::string("hook_nothing"), std::string("blocks.0.attn.hook_zz"),
+          std::string("attn.hook_z"), std::string("blocks.*.hook_nothing"),
+          "blocks." + beyond + ".hook_resid_pre"}) {
+      expect(check, name, "UnknownHookError", input_);
+    }
+    study_.add(check);
+  }
+
+  void names_beyond_the_end() {
+    constexpr int kStop = 1;
+    if (study_.model().spec().n_layers <= kStop) return;
+    Check check{.name = "refused: names beyond stop_at_layer", .unit = "names"};
+    bridge::Input input = input_;
+    input.stop_at_layer = kStop;
+    for (const SiteRow at : study_.model().inventory().rows()) {
+      const auto layer = study_.model().inventory().site(at.site).layer;
+      const bool is_head = !layer && at.row >= static_cast<int>(HookId("hook_resid_pre").row());
+      const bool fires = layer ? *layer < kStop : !is_head;
+      expect(check, study_.name(at), fires ? "accepted" : "HookNeverFiredError", input);
+    }
+    study_.add(check);
+  }
+
+  void expect(Check& check, const std::string& name, const std::string& wanted,
+              const bridge::Input& input) {
+    const auto got = answer(study_.model(), input, name);
+    if (got == wanted) return;
+    if (check.measured == 0) {
+      check.why = "the first is " + name + ": " + got + ", wanted " + wanted;
+    }
+    ++check.measured;
+  }
+
+  HookStudy& study_;
+  bridge::Input input_;
+};
+
+// Thousands of runs on tensors of a few kilobytes: threads would wait for each other most of the
+// time, and on a busy machine all of it.
+class SmallModelThreads {
+ public:
+  explicit SmallModelThreads(const bridge::Bridge& model) : before_(at::get_num_threads()) {
+    if (model.n_parameters() < kSmall) at::set_num_threads(1);
+  }
+  ~SmallModelThreads() { at::set_num_threads(before_); }
+  SmallModelThreads(const SmallModelThreads&) = delete;
+  SmallModelThreads& operator=(const SmallModelThreads&) = delete;
+
+ private:
+  static constexpr std::int64_t kSmall = 10'000'000;
+  int before_;
+};
+
+// What a user's hook may throw; nothing of bezel's.
+struct Thrown {
+  int number;
+};
+
+constexpr auto kThrowAt = std::to_array<HookId>(
+    {"hook_tokens", "hook_full_embed", "ple.hook_inputs", "hook_q_input", "attn.hook_q",
+     "attn.hook_shared_k", "attn.hook_rot_k", "attn.hook_pattern", "attn.hook_result",
+     "hook_resid_mid", "mlp.hook_post", "moe.hook_expert_indices", "moe.hook_expert_out",
+     "hook_ple_out", "hook_resid_post", "hook_unembed", "hook_logits"});
+
+class Exceptions {
+ public:
+  explicit Exceptions(HookStudy& study)
+      : study_(study), input_(study_input(study.model(), 1, 5)), plain_(logits()) {}
+
+  void run() {
+    for (const HookId id : kThrowAt) {
+      const auto places = study_.places_of(id.row());
+      if (places.empty()) continue;
+      Check check{.name = "exception: " + std::string(id.point().name), .unit = "offences"};
+      study_.begin(check.name);
+      const std::array both = {places.front(), places.back()};
+      for (const SiteRow at : both) throw_at(check, at);
+      study_.add(check);
+    }
+  }
+
+ private:
+  at::Tensor logits() const { return study_.model().run(input_).output; }
+
+  void throw_at(Check& check, SiteRow at) {
+    const int number = at.site + 1;
+    int n_calls = 0, caught = 0;
+    const auto fail = [&](const at::Tensor&, const hooks::HookSite&) -> at::Tensor {
+      ++n_calls;
+      throw Thrown{number};
+    };
+    try {
+      study_.model().run(input_, {.names = {"*"}, .edits = {hooks::edit(study_.name(at), fail)}});
+    } catch (const Thrown& thrown) {
+      caught = thrown.number;
+    }
+    const bool is_equal = gap(logits(), plain_) == 0;
+    study_.note(check, at, caught == number ? 0 : 1, "the exception did not reach the caller");
+    study_.note(check, at, n_calls == 1 ? 0 : 1, "the hook was called again after the exception");
+    study_.note(check, at, is_equal ? 0 : 1, "the next run gives other logits");
+  }
+
+  HookStudy& study_;
+  bridge::Input input_;
+  at::Tensor plain_;
+};
+
+}  // namespace
+
+HookStudy::HookStudy(const Subject& subject, Phase& phase)
+    : subject_(subject), phase_(phase), layers_(layers_to_study(subject.model.spec())) {}
+
+std::vector<SiteRow> HookStudy::places_of(std::size_t row) const {
+  std::vector<SiteRow> places;
+  for (const SiteRow at : model().inventory().rows()) {
+    const auto layer = model().inventory().site(at.site).layer;
+    const bool is_studied = !layer || std::ranges::find(layers_, *layer) != layers_.end();
+    if (static_cast<std::size_t>(at.row) == row && is_studied) places.push_back(at);
+  }
+  return places;
+}
+
+void HookStudy::note(Check& check, SiteRow at, double measured, const std::string& why) const {
+  if (check.verdict() == Verdict::kFailed) return;
+  if (measured <= check.tolerance) {
+    check.measured = std::max(check.measured, measured);
+    return;
+  }
+  check.measured = measured;
+  check.layer = model().inventory().site(at.site).layer;
+  check.why = name(at) + ": " + why;
+}
+
+void HookStudy::begin(const std::string& what) const {
+  if (subject_.on_progress) subject_.on_progress(what);
+}
+
+void HookStudy::add(Check check) {
+  begin(check.name);
+  phase_.checks.push_back(std::move(check));
+}
+
+bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std::int64_t n_pos) {
+  constexpr std::int64_t kFirst = 3;  // behind padding, end and beginning
+  const auto& spec = model.spec();
+  const auto n_ids = spec.d_ple > 0 ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
+  const auto place = at::arange(n_rows * n_pos, at::kLong);
+  const auto ids = (place * place * 31 + place * 7).remainder(n_ids - kFirst) + kFirst;
+  return {.tokens = ids.view({n_rows, n_pos}),
+          .attention_mask = at::ones({n_rows, n_pos}, at::kLong)};
+}
+
+double gap(const at::Tensor& got, const at::Tensor& want) {
+  if (at::equal(got, want)) return 0;
+  const double apart = compare(to_xarray(got), to_xarray(want), 0).relative_rms;
+  return std::max(apart, std::numeric_limits<double>::min());  // may vanish in float32
+}
+
+Rounding rounding(const Subject& subject) {
+  // bfloat16 keeps 8 bits, and a run rounds a dozen times in each block; a defect of a hook leaves
+  // whole values out.
+  if (subject.dtype() == at::kBFloat16) return {.step = 1e-2, .run = 1e-1};
+  return {.step = subject.tolerances.value, .run = subject.tolerances.value};
+}
+
+bool is_split_input(SiteRow at) {
+  const auto name = at.point().name;
+  return name == "hook_q_input" || name == "hook_k_input" || name == "hook_v_input";
+}
+
+bool is_first_norm(SiteRow at) { return at.point().name.starts_with("ln1.hook_"); }
+
+void hooks_hold(const Subject& subject, Phase& phase) {
+  const SmallModelThreads threads(subject.model);
+  HookStudy study(subject, phase);
+  if (study.layers().size() < subject.model.spec().layers.size()) {
+    std::string blocks;
+    for (const int layer : study.layers()) blocks += " " + std::to_string(layer);
+    study.add({.name = "blocks looked at, the first and the last of each kind:" + blocks,
+               .unit = "offences"});
+  }
+  Refusals(study).run();
+  sweep_names(study);
+  check_identities(study);
+  check_gradients(study);
+  Exceptions(study).run();
+}
+
+}  // namespace bezel::verify
