@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench bench-peers parity fuzz clean
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench bench-peers parity verify-mutants fuzz clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-peers: build  ## the same beside TransformerLens and nnsight (in .venv-pee
 	  "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	@.venv-peers/bin/python -m pip install --quiet -r tests/bench/peers.txt
 	@$(MAKE) bench PEERS=.venv-peers/bin/python
+
+verify-mutants: package  ## deliberate defects: does verify_models catch and blame each?
+	@PYTHONPATH=$(BUILD)/python $(PYTHON_IN_VENV) tests/verify/mutants.py
 
 parity: package  ## the accuracy tables: every name against transformers
 	@$(PYTHON_IN_VENV) tests/bench/parity.py $(MODEL) $(if $(WRITE),--write $(WRITE))

@@ -138,13 +138,16 @@ class ForwardParity {
     const auto names = names_in_order(name);
     hooks::Request request;
     for (const SiteRow at : names) request.names.emplace_back(full_name(at));
-    const auto result = subject_.model.run(
-        {.tokens = to_tensor(input_.tokens), .attention_mask = to_tensor(input_.mask)}, request);
+    const bridge::Input input{.tokens = to_tensor(input_.tokens),
+                              .attention_mask = to_tensor(input_.mask)};
+    const auto result = subject_.model.run(input, request);
     for (const SiteRow at : names) {
       check_value(at, result.cache->at(full_name(at)), bundle.value(name, full_name(at)));
     }
-    check_logits(result.output);
+    check_logits(result.output, "logits");
     check_loss(result);
+    // With nothing to record other kernels run.
+    check_logits(subject_.model.run(input).output, "logits of a run that records nothing");
   }
 
  private:
@@ -187,7 +190,7 @@ class ForwardParity {
          .place = compared.error > tolerance ? compared.place : std::vector<std::size_t>()});
   }
 
-  void check_logits(const at::Tensor& logits) {
+  void check_logits(const at::Tensor& logits, const std::string& what) {
     const auto want = subject_.bundle->logits(input_.name);
     const auto top = to_tensor(want.top_ids).to(logits.device());
     const auto got_top = to_xarray(logits.gather(-1, top));
@@ -210,12 +213,12 @@ class ForwardParity {
       }
     }
     const double tolerance = subject_.tolerances.logits;
-    add({.name = input_.name + ": highest logits",
+    add({.name = input_.name + ": " + what + ", the highest",
          .measured = gap / largest,
          .tolerance = tolerance,
          .unit = "of the largest logit",
          .place = gap / largest <= tolerance ? std::vector<std::size_t>() : place});
-    add({.name = input_.name + ": log-sum-exp of the logits",
+    add({.name = input_.name + ": " + what + ", their log-sum-exp",
          .measured = sum_gap / largest,
          .tolerance = tolerance,
          .unit = "of the largest logit"});

@@ -1,0 +1,38 @@
+"""The table of defects stays true to the sources; `make verify-mutants` builds and runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import fixtures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def table() -> list[Any]:
+    spec = importlib.util.spec_from_file_location(
+        "mutant_table", ROOT / "tests" / "verify" / "mutant_table.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutant_table"] = module
+    spec.loader.exec_module(module)
+    return list(module.MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", table(), ids=lambda mutant: mutant.name)
+def test_each_defect_changes_one_place_of_the_sources(mutant: Any) -> None:
+    text = (ROOT / mutant.file).read_text()
+    assert text.count(mutant.old) == 1
+    assert mutant.new != mutant.old
+    assert mutant.model == "nano" or mutant.model in fixtures.RECIPES
+
+
+def test_there_are_thirty_defects_of_different_names() -> None:
+    names = [mutant.name for mutant in table()]
+    assert len(set(names)) == len(names) >= 30
