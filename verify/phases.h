@@ -13,6 +13,8 @@ namespace bezel::verify {
 void forward_parity(const Subject& subject, Phase& phase);
 /// P2: every name fires once, edits act, gradients are right, exceptions leave nothing behind.
 void hooks_hold(const Subject& subject, Phase& phase);
+/// P3: the reference's weights and settings; what the files store; algebra that changes nothing.
+void weights(const Subject& subject, Phase& phase);
 /// P4: cached = uncached, batch = rows alone, the reference's continuation, where rows end.
 void generation(const Subject& subject, Phase& phase);
 
@@ -25,6 +27,7 @@ struct PhaseEntry {
 inline constexpr std::array kPhases = {
     PhaseEntry{"P1", "forward parity", true, &forward_parity},
     PhaseEntry{"P2", "hooks", false, &hooks_hold},
+    PhaseEntry{"P3", "weights", false, &weights},
     PhaseEntry{"P4", "generation", false, &generation},
 };
 
