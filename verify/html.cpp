@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "bezel/verify/escape.h"
@@ -35,6 +36,18 @@ std::string number(double x) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.3g", x);
   return text;
+}
+
+// {"torch": "2.11.0", …} → "torch 2.11.0, …"
+std::string readable(const std::string& versions) {
+  const auto parsed = nlohmann::json::parse(versions, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) return versions;
+  std::string made;
+  for (const auto& [name, version] : parsed.items()) {
+    made += (made.empty() ? "" : ", ") + name + " " +
+            (version.is_string() ? version.get<std::string>() : version.dump());
+  }
+  return made;
 }
 
 std::string colored(const std::string& verdict) {
@@ -147,8 +160,8 @@ std::string section(const Report& report) {
   std::ostringstream page;
   page << "<h2>" << escaped(report.model) << ": " << colored(report.passed() ? "passed" : "failed")
        << "</h2>\n<p class=\"faint\">" << escaped(report.dtype) << " on " << escaped(report.device)
-       << (report.reference.empty() ? "" : ", against " + escaped(report.reference)) << " "
-       << escaped(report.versions)
+       << (report.reference.empty() ? "" : ", against " + escaped(report.reference) + " of ")
+       << escaped(readable(report.versions))
        << "</p>\n<div class=\"wide\"><table><tr><th></th><th>phase</th>"
           "<th>verdict</th><th>checks</th><th>time</th><th>first failure</th></tr>\n";
   for (const Phase& phase : report.phases) page << verdict_row(phase);

@@ -172,6 +172,18 @@ class PatchSweep:
     def value(self, name: str) -> torch.Tensor: ...
     def run(self, name: str, patched: list[torch.Tensor]) -> list[torch.Tensor]: ...
 
+has_verify: bool
+
+def verify(
+    folder: FilePath,
+    phases: list[int],
+    reference: FilePath | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    strict: float,
+    on_progress: Callable[[str], None] | None,
+) -> str: ...
+def verify_html(record: str) -> str: ...
 def free_bytes(device: torch.device) -> int | None: ...
 
 class Sampling:

@@ -22,6 +22,7 @@ from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
 from bezel.reference import capture_reference
 from bezel.sae import SAE, SAEConfig
+from bezel.verifying import Report, verify
 
 __all__ = [
     "SAE",
@@ -33,6 +34,7 @@ __all__ = [
     "HookPoint",
     "KvCache",
     "Plan",
+    "Report",
     "SAEConfig",
     "__version__",
     "capture_reference",
@@ -41,4 +43,5 @@ __all__ = [
     "patching",
     "reference",
     "utils",
+    "verify",
 ]
