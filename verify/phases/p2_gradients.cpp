@@ -19,6 +19,7 @@ using hooks::SiteRow;
 // A central difference is off by the square of its step, and by the rounding of the logits over it.
 // A wrong gradient is off by its own size.
 constexpr double kStep = 1e-4, kTolerance = 1e-4;  // the step in units of the value's size
+constexpr double kLogitNoise = 1e-14;              // of float64 through a model, of their size
 
 Bridge in_float64(const Bridge& model) {
   bridge::Weights weights = model.weights();
@@ -44,7 +45,11 @@ std::string words(double number) {
 class Gradients {
  public:
   Gradients(HookStudy& study, Bridge model)
-      : study_(study), model_(std::move(model)), input_(study_input(model_, 1, 5)) {}
+      : study_(study),
+        model_(std::move(model)),
+        input_(study_input(model_, 1, 5)),
+        floor_(kLogitNoise / (kStep * kTolerance) *
+               model_.run(input_).output.norm().item<double>()) {}
 
   void run() {
     choose();
@@ -107,8 +112,9 @@ class Gradients {
     const auto moves = direction_like(value) * (shown.pow(2).mean().sqrt() + 1e-3);
     const double along = (gradient * moves).sum().item<double>();
     const double measured = slope(at, moves);
+    const double size = (gradient * moves).norm().item<double>() + floor_;
     study_.note(
-        check, at, std::abs(measured - along) / (gradient * moves).norm().item<double>(),
+        check, at, std::abs(measured - along) / size,
         "the difference quotient is " + words(measured) + ", the gradient says " + words(along));
     study_.add(check);
   }
@@ -116,6 +122,8 @@ class Gradients {
   HookStudy& study_;
   Bridge model_;
   bridge::Input input_;
+  // Slopes below this are lost in rounding: that of ln1.hook_scale, as q, k and v are normed.
+  double floor_;
   std::vector<SiteRow> chosen_;
 };
 

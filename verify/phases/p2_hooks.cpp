@@ -22,6 +22,13 @@ using hooks::SiteRow;
 
 constexpr std::size_t kFew = 12;  // blocks that are all looked at
 
+constexpr double kDrowning = 1e4;  // the factor of a changed scale
+constexpr double kLeast = 1e-2;    // by which an element changes, where all are zero
+
+std::int64_t n_ids(const bridge::ModelSpec& spec) {
+  return spec.d_ple > 0 ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
+}
+
 // Blocks that run the same code on tensors of the same shape are of one kind.
 auto kind_of(const bridge::LayerSpec& layer) {
   const auto& attention = layer.attention;
@@ -215,6 +222,20 @@ std::vector<SiteRow> HookStudy::places_of(std::size_t row) const {
   return places;
 }
 
+at::Tensor HookStudy::changed(const at::Tensor& value, SiteRow at) const {
+  if (!value.is_floating_point()) {
+    const auto layer = model().inventory().site(at.site).layer;
+    const auto n = layer ? model().spec().layers[*layer].moe->n_experts : n_ids(model().spec());
+    return (value + 1).remainder(n);
+  }
+  // q, k and v are normed, so that a scale before them acts only where it drowns them in epsilon.
+  if (value.size(-1) == 1) return value * kDrowning;
+  const auto shown = value.masked_fill(value < kHidden, 0).to(at::kDouble);
+  const auto size = shown.pow(2).mean().sqrt() + kLeast;
+  const auto sign = 1 - 1.5 * at::arange(value.size(-1), shown.options()).remainder(2);
+  return (value.to(at::kDouble) + size * sign).to(value.scalar_type());
+}
+
 void HookStudy::note(Check& check, SiteRow at, double measured, const std::string& why) const {
   if (check.verdict() == Verdict::kFailed) return;
   if (measured <= check.tolerance) {
@@ -237,10 +258,9 @@ void HookStudy::add(Check check) {
 
 bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std::int64_t n_pos) {
   constexpr std::int64_t kFirst = 3;  // behind padding, end and beginning
-  const auto& spec = model.spec();
-  const auto n_ids = spec.d_ple > 0 ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
   const auto place = at::arange(n_rows * n_pos, at::kLong);
-  const auto ids = (place * place * 31 + place * 7).remainder(n_ids - kFirst) + kFirst;
+  const auto ids =
+      (place * place * 31 + place * 7).remainder(n_ids(model.spec()) - kFirst) + kFirst;
   return {.tokens = ids.view({n_rows, n_pos}),
           .attention_mask = at::ones({n_rows, n_pos}, at::kLong)};
 }

@@ -25,6 +25,9 @@ class HookStudy {
   /// Where a row of the table stands in the model and in these blocks.
   std::vector<hooks::SiteRow> places_of(std::size_t row) const;
 
+  /// Another value: far off in every element, by an amount that no norm and no softmax takes back.
+  at::Tensor changed(const at::Tensor& value, hooks::SiteRow at) const;
+
   /// Takes a measurement into the check of its row: the first that is too far off stays, with its
   /// block; else the largest.
   void note(Check& check, hooks::SiteRow at, double measured, const std::string& why) const;

@@ -19,7 +19,6 @@ using hooks::HookSite;
 using hooks::SiteRow;
 
 constexpr std::int64_t kNPos = 6, kEditedPos = 3;
-constexpr double kHiddenBelow = -1e30;  // scores that the mask hides
 
 /// A row of the table, visited by an edit in each of its places.
 struct Visit {
@@ -40,14 +39,6 @@ std::int64_t position_axis(const hooks::HookPoint& point) {
     return axis == Axis::kPos || axis == Axis::kQPos || axis == Axis::kKPos;
   });
   return found - point.axes.begin();
-}
-
-/// Far off in every element, by an amount that no norm and no softmax takes back.
-at::Tensor changed(const at::Tensor& value) {
-  const auto shown = value.masked_fill(value < kHiddenBelow, 0).to(at::kDouble);
-  const auto size = shown.pow(2).mean().sqrt() + 0.01;
-  const auto sign = 1 - 1.5 * at::arange(value.size(-1), shown.options()).remainder(2);
-  return (value.to(at::kDouble) + size * sign).to(value.scalar_type());
 }
 
 class Sweep {
@@ -189,14 +180,7 @@ class Sweep {
 
   void change_row(const at::Tensor& value, SiteRow at, std::int64_t row) const {
     const auto part = value[row].select(position_axis(at.point()) - 1, kEditedPos);
-    if (part.is_floating_point()) {
-      part.copy_(changed(part));
-      return;
-    }
-    const auto& spec = study_.model().spec();
-    const auto layer = study_.model().inventory().site(at.site).layer;
-    const auto n_tokens = spec.d_ple > 0 ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
-    part.copy_((part + 1).remainder(layer ? spec.layers[*layer].moe->n_experts : n_tokens));
+    part.copy_(study_.changed(part, at));
   }
 
   HookStudy& study_;

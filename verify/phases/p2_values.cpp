@@ -66,14 +66,17 @@ Values gated_gelu(const Values& gate, const Values& up) {
 }
 
 Values linear(const Values& x, const Values& matrix) {
-  const std::size_t n_in = width_of(x), n_out = matrix.shape(0);
+  return sum_parts(linear_by_head(copies(x, 1), matrix));
+}
+
+Values linear_by_head(const Values& x, const Values& matrices) {
+  const std::size_t n_in = width_of(x), n_heads = x.shape()[x.dimension() - 2];
+  const std::size_t n_rows = matrices.shape(0), n_out = n_rows / n_heads;
   Values made = with_last(x, n_out);
   for (std::size_t i = 0; i < made.size(); ++i) {
-    const double* row = x.data() + i / n_out * n_in;
-    const double* weights = matrix.data() + i % n_out * n_in;
-    double sum = 0;
-    for (std::size_t j = 0; j < n_in; ++j) sum += row[j] * weights[j];
-    made.flat(i) = sum;
+    const double* of_head = x.data() + i / n_out * n_in;
+    const double* weights = matrices.data() + i % n_rows * n_in;
+    made.flat(i) = std::inner_product(of_head, of_head + n_in, weights, 0.0);
   }
   return made;
 }

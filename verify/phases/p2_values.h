@@ -18,6 +18,9 @@ Values softmax(const Values& scores);
 Values gated_gelu(const Values& gate, const Values& up);
 /// x [… d_in] and a matrix [d_out d_in] → [… d_out].
 Values linear(const Values& x, const Values& matrix);
+/// x [… head d_in] and the matrices of the heads below each other [head * d_out, d_in]
+/// → [… head d_out].
+Values linear_by_head(const Values& x, const Values& matrices);
 /// Sum over the axis before the last.
 Values sum_parts(const Values& x);
 /// Copies along a new axis before the last: [batch pos d] → [batch pos n d].
