@@ -1,6 +1,8 @@
 // The identities of the hook table: what a recorded value must be, given those before it.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,10 +13,10 @@
 
 namespace bezel::verify {
 
-/// A run in which everything was recorded, and these rows were edited in every block.
+/// A run in which everything was recorded, and edited where it was a name's turn.
 struct RecordedRun {
   std::shared_ptr<hooks::ActivationCache> cache;
-  hooks::RowSet edited;
+  std::function<bool(hooks::SiteRow)> is_edited;
 };
 
 /// The recorded values as one block sees them.
@@ -34,7 +36,9 @@ class Block {
   /// "ln1" of the rows "ln1.hook_scale" and "ln1.hook_normalized".
   std::string_view norm() const { return row_.point().name.substr(0, row_.point().name.find('.')); }
 
-  bool is_edited(hooks::HookId row) const { return run_.edited[row.row()]; }
+  bool is_edited(hooks::HookId row) const {
+    return run_.is_edited({layer_ + 1, static_cast<int>(row.row())});
+  }
   Values of_model(const std::string& name) const { return numbers(run_.cache->at(name)); }
   Values at(const std::string& row) const { return of(layer_, row); }
   Values of(int layer, const std::string& row) const {

@@ -56,11 +56,15 @@ Rounding rounding(const Subject& subject);
 bool is_split_input(hooks::SiteRow at);
 bool is_first_norm(hooks::SiteRow at);
 
+/// Names that are unknown, absent here, or beyond the end of the run.
+void check_refusals(HookStudy& study);
 /// Each name fires once, is recorded as it was left, is neutral when kept, and acts when changed.
 void sweep_names(HookStudy& study);
 /// The sums and identities of the hook table, in plain loops.
 void check_identities(HookStudy& study);
 /// Gradients against finite differences, in float64.
 void check_gradients(HookStudy& study);
+/// An exception in a hook arrives as it is, and leaves the model and its hooks as they were.
+void check_exceptions(HookStudy& study);
 
 }  // namespace bezel::verify

@@ -15,11 +15,13 @@ namespace {
 using hooks::SiteRow;
 using plain::Values;
 
-// Rows are edited in three turns, so that most of what an edit feeds is not edited itself; the
-// split inputs in a fourth, since they go with no edit of ln1.
+// Names are edited in three turns, in each block others: what an edit feeds, and its namesake in
+// the next block, are left alone. The split inputs go in a fourth, with no edit of ln1.
 constexpr int kNTurns = 4;
 
-int turn_of(SiteRow at) { return is_split_input(at) ? kNTurns - 1 : at.row % (kNTurns - 1); }
+int turn_of(SiteRow at) {
+  return is_split_input(at) ? kNTurns - 1 : (at.row + at.site) % (kNTurns - 1);
+}
 
 class Identities {
  public:
@@ -66,28 +68,26 @@ class Identities {
   }
 
   RecordedRun record(std::optional<int> turn) const {
-    RecordedRun run;
+    const auto is_edited = [turn](SiteRow at) { return turn_of(at) == turn; };
     hooks::Request request;
     for (const SiteRow at : study_.model().inventory().rows()) {
       request.names.emplace_back(study_.name(at));
-      if (turn_of(at) != turn) continue;
-      run.edited.set(static_cast<std::size_t>(at.row));
+      if (!is_edited(at)) continue;
       request.edits.push_back(
           hooks::edit(study_.name(at), [&, at](const at::Tensor& value, const hooks::HookSite&) {
             return study_.changed(value, at);
           }));
     }
-    run.cache = study_.model().run(input_, request).cache;
-    return run;
+    return {study_.model().run(input_, request).cache, is_edited};
   }
 
   void hold_all(std::vector<Check>& checks, const RecordedRun& run) {
     const int last = static_cast<int>(study_.model().spec().n_layers) - 1;
     for (std::size_t i = 0; i < checks.size(); ++i) {
       const Identity& identity = identities()[i];
-      if (run.edited[identity.row.row()]) continue;
       study_.begin(checks[i].name);
       for (const SiteRow at : study_.places_of(identity.row.row())) {
+        if (run.is_edited(at)) continue;
         const auto layer = study_.model().inventory().site(at.site).layer;
         const Block block(study_.model(), run, layer.value_or(last), identity.row);
         if (!identity.applies(block)) continue;

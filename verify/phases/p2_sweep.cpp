@@ -52,8 +52,6 @@ class Sweep {
         plain_(study.model().run(input_, {}, {.path = path}).output) {}
 
   void run() {
-    all_at_once("all names but the split inputs", [](SiteRow at) { return !is_split_input(at); });
-    all_at_once("all names but ln1", [](SiteRow at) { return !is_first_norm(at); });
     for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
       const auto places = study_.places_of(row);
       if (places.empty()) continue;
@@ -63,6 +61,8 @@ class Sweep {
       check_neutral(places, kept);
       check_causal(places, kept.result.output);
     }
+    all_at_once("all names but the split inputs", [](SiteRow at) { return !is_split_input(at); });
+    all_at_once("all names but ln1", [](SiteRow at) { return !is_first_norm(at); });
   }
 
  private:
