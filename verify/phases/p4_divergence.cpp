@@ -67,14 +67,29 @@ at::Tensor gap_of(const at::Tensor& logits) {
   return (best.select(-1, 0) - best.select(-1, 1)).to(at::kCPU).contiguous();
 }
 
-Rows texts(const Continuation& continuation) {
+Continuation cut_behind(const Continuation& got, const Continuation& want, const EosIds& ids) {
+  Continuation cut{got.tokens.clone(), got.eos_ids};
+  const auto theirs = want.tokens.accessor<std::int64_t, 2>();
+  auto ours = cut.tokens.accessor<std::int64_t, 2>();
+  for (std::int64_t row = 0; row < ours.size(0); ++row) {
+    bool is_behind = false;
+    for (std::int64_t step = 0; step < ours.size(1); ++step) {
+      if (is_behind) ours[row][step] = theirs[row][step];
+      is_behind = is_behind || ends(ids, theirs[row][step]);
+    }
+  }
+  return cut;
+}
+
+Rows texts(const Continuation& continuation, const EosIds& ids) {
   const auto tokens = continuation.tokens.accessor<std::int64_t, 2>();
   Rows rows;
   for (std::int64_t row = 0; row < tokens.size(0); ++row) {
     rows.emplace_back();
     for (std::int64_t step = 0; step < tokens.size(1); ++step) {
-      if (ends(continuation.eos_ids, tokens[row][step])) break;
-      rows.back().push_back(tokens[row][step]);
+      const std::int64_t token = tokens[row][step];
+      if (ends(continuation.eos_ids, token) || ends(ids, token)) break;
+      rows.back().push_back(token);
     }
   }
   return rows;

@@ -41,8 +41,12 @@ Check divergence_check(std::string name, const std::vector<Divergence>& found, d
 /// Highest logit less the next: logits [batch new d_vocab] → [batch new], float32 on the CPU.
 at::Tensor gap_of(const at::Tensor& logits);
 
-/// Rows without their end and what stands behind it.
-Rows texts(const Continuation& continuation);
+/// The continuation, behind the first of these ids in the wanted row as wanted: what follows them
+/// is not compared.
+Continuation cut_behind(const Continuation& got, const Continuation& want, const EosIds& ids);
+
+/// Rows up to their end, or up to one of these ids, whichever comes first.
+Rows texts(const Continuation& continuation, const EosIds& ids);
 
 /// [batch new] bool: the row has not ended before this step.
 at::Tensor is_open(const Continuation& continuation);

@@ -77,6 +77,25 @@ std::vector<std::int64_t> eos_of(const json& config, const json& generation) {
   return eos_in(*text).value_or(std::vector<std::int64_t>());
 }
 
+struct Settings {
+  json config, generation;
+};
+
+// The bundle's, or else the checkpoint's.
+Settings settings(const Subject& subject) {
+  const std::string config = "config.json", generation = "generation_config.json";
+  if (subject.bundle) {
+    const auto text = subject.bundle->generation_config();
+    const std::string place = subject.bundle->path().string() + ": ";
+    return {checkpoint::parse_json(subject.bundle->config(), place + config),
+            checkpoint::parse_json(text.empty() ? "{}" : text, place + generation)};
+  }
+  const bool has_generation = std::filesystem::exists(subject.folder / generation);
+  return {
+      checkpoint::read_json_file(subject.folder / config),
+      has_generation ? checkpoint::read_json_file(subject.folder / generation) : json::object()};
+}
+
 }  // namespace
 
 std::vector<Prompt> prompts(const Subject& subject) {
@@ -91,18 +110,18 @@ std::vector<Prompt> prompts(const Subject& subject) {
 }
 
 std::vector<std::int64_t> wanted_eos_ids(const Subject& subject) {
-  constexpr const char *kConfig = "config.json", *kGeneration = "generation_config.json";
-  if (subject.bundle) {
-    const auto generation = subject.bundle->generation_config();
-    const std::string place = subject.bundle->path().string() + ": ";
-    return eos_of(
-        checkpoint::parse_json(subject.bundle->config(), place + kConfig),
-        checkpoint::parse_json(generation.empty() ? "{}" : generation, place + kGeneration));
+  const auto [config, generation] = settings(subject);
+  return eos_of(config, generation);
+}
+
+std::vector<std::int64_t> media_ids(const Subject& subject) {
+  const json config = settings(subject).config;
+  std::vector<std::int64_t> ids;
+  for (const char* const field : {"image_token_id", "video_token_id", "audio_token_id"}) {
+    const auto found = config.find(field);
+    if (found != config.end() && found->is_number_integer()) ids.push_back(*found);
   }
-  const bool has_generation = std::filesystem::exists(subject.folder / kGeneration);
-  return eos_of(
-      checkpoint::read_json_file(subject.folder / kConfig),
-      has_generation ? checkpoint::read_json_file(subject.folder / kGeneration) : json::object());
+  return ids;
 }
 
 }  // namespace bezel::verify

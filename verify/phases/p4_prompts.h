@@ -26,4 +26,8 @@ std::vector<Prompt> prompts(const Subject& subject);
 /// read anew from the JSON, not taken from the model.
 std::vector<std::int64_t> wanted_eos_ids(const Subject& subject);
 
+/// The ids that stand for media. Where a text model takes one of them for its next token,
+/// transformers goes on with the padding's embedding: what follows is no text of the model's.
+std::vector<std::int64_t> media_ids(const Subject& subject);
+
 }  // namespace bezel::verify
