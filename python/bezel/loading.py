@@ -145,7 +145,10 @@ def make_trainable(core: _C.Bridge) -> None:
 
 def find_device(device: torch.device | str) -> torch.device:
     """The device that was asked for, where bezel and this machine have it."""
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ArgumentError(f"device {str(device)!r} is none that torch knows: {error}") from error
     n_devices = torch.cuda.device_count()
     if wanted.type == "cuda" and (wanted.index or 0) >= n_devices:
         raise ArgumentError(

@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.lab import Lab
+from support.references import Bundles
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +24,11 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def bundles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    return Bundles(lab, tmp_path_factory.mktemp("references"))
 
 
 @pytest.fixture

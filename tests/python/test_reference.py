@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
 import pytest
 import torch
 import xxhash
@@ -12,45 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import bezel
-from bezel.reference import capture_reference
-from bezel.reference.bundle import Bundle, Outcome
+from bezel.reference.bundle import Outcome
 from bezel.reference.values import positions_from
-from support import fixtures, reference
-from support.lab import Lab, load_reference
-
-NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
-NAMES = ("nano", *fixtures.RECIPES)
-N_NEW = 12
-
-
-class Bundles:
-    """Files and what they hold, by the name of a checkpoint; made once."""
-
-    def __init__(self, lab: Lab, root: Path) -> None:
-        self.lab, self.root = lab, root
-        self.file = functools.cache(self._file)
-        self.model = functools.cache(self._model)
-
-    def folder(self, name: str) -> Path:
-        return NANO if name == "nano" else self.lab.folder(name)
-
-    def _file(self, name: str) -> Path:
-        return capture_reference(
-            self.folder(name), self.root / f"{name}.h5", new_tokens=N_NEW, verbose=False
-        )
-
-    def _model(self, name: str) -> torch.nn.Module:
-        if name == "nano":
-            return load_reference(NANO, torch.float32)
-        return self.lab.reference(name)
-
-    def read(self, name: str) -> Bundle:
-        return bezel.reference.read(self.file(name))
-
-
-@pytest.fixture(scope="module")
-def bundles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    return Bundles(lab, tmp_path_factory.mktemp("references"))
+from support import reference
+from support.references import NAMES, NANO, Bundles
 
 
 def plain_run(model: torch.nn.Module, outcome: Outcome) -> torch.Tensor:

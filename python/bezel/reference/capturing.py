@@ -24,6 +24,7 @@ from bezel.reference.sampling import Kept, Sample, keep_part
 
 EVERYTHING_UP_TO_BYTES = 512 << 20  # of values in a bundle
 WHOLE_UP_TO_BYTES = 1 << 30  # of weights as stored; larger models run layer by layer
+ONE_THREAD_UP_TO_BYTES = 64 << 20  # small products gain nothing from more, and lose to waiting
 _SECONDS_BEFORE_BAR = 1.0
 
 
@@ -120,8 +121,10 @@ def capture(folder: Path, options: Options) -> Bundle:
     cases = make_cases(checkpoint.config, load_tokenizer(folder), checkpoint.pad_id)
     n_parts = checkpoint.text["num_hidden_layers"] + 2 if layered else 1
     gatherer = Gatherer(cases, options.sample)
+    n_threads = 1 if checkpoint.n_bytes <= ONE_THREAD_UP_TO_BYTES else torch.get_num_threads()
     with (
         quiet_transformers(),
+        threads(n_threads),
         tqdm(
             desc=f"reference of {folder.name}",
             total=len(cases) * n_parts + options.new_tokens + 1,
@@ -145,6 +148,17 @@ def capture(folder: Path, options: Options) -> Bundle:
         checkpoint.config_text, checkpoint.generation_text, versions(), options.device.type,
         weights, outcomes,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """So many of torch's own in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

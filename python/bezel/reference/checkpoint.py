@@ -103,7 +103,7 @@ class Checkpoint:
 
     def _generation_field(self, field: str) -> Any:
         for place in (self.generation, self.config, self.text):
-            if place.get(field) is not None:
+            if place.get(field) not in (None, []):
                 return place[field]
         return None
 
@@ -117,7 +117,7 @@ class Checkpoint:
             )
         return found[0]
 
-    def read(self, name: str, rows: slice | int | None = None) -> torch.Tensor:
+    def read(self, name: str, rows: slice | list[int] | None = None) -> torch.Tensor:
         """A tensor as stored, or rows of its first axis."""
         from safetensors import safe_open
 
@@ -125,7 +125,10 @@ class Checkpoint:
             if rows is None:
                 whole: torch.Tensor = file.get_tensor(name)
                 return whole
-            part: torch.Tensor = file.get_slice(name)[rows]
+            stored = file.get_slice(name)
+            if isinstance(rows, list):
+                return torch.cat([stored[i : i + 1] for i in rows])
+            part: torch.Tensor = stored[rows]
             return part
 
     def wanted(self, name: str) -> StoredTensor:

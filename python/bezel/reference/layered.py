@@ -39,9 +39,9 @@ class _Rows(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """[batch pos width]."""
         wanted, places = torch.unique(ids, return_inverse=True)
-        rows = [self.model.tensor(self.name, slice(i, i + 1)) for i in wanted.tolist()]
+        rows = self.model.tensor(self.name, wanted.tolist())
         few = self.kind(len(rows), self.width, None, embed_scale=self.scale)
-        few.load_state_dict({"weight": torch.cat(rows)}, assign=True)
+        few.load_state_dict({"weight": rows}, assign=True)
         found: torch.Tensor = few(places)
         return found
 
@@ -99,7 +99,7 @@ class LayeredModel:
         tied = tied or self.checkpoint.config.get("tie_word_embeddings", True)
         self.head = f"{self.prefix}embed_tokens.weight" if tied else "lm_head.weight"
 
-    def tensor(self, name: str, rows: slice | None = None) -> torch.Tensor:
+    def tensor(self, name: str, rows: slice | list[int] | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or rows of it, in this model's dtype."""
         value = self.checkpoint.read(name, rows)
         if self.rounded:

@@ -73,10 +73,14 @@ class WholeModel:
         """`rounded` rounds the weights to bfloat16 before they become `dtype`."""
         model, report = architecture_of(checkpoint).from_pretrained(
             checkpoint.folder, dtype=dtype, output_loading_info=True, local_files_only=True,
-            **ATTENTION,
+            ignore_mismatched_sizes=True, **ATTENTION,
         )  # fmt: skip
         if missing := sorted(report["missing_keys"]):
             raise ModelMismatchError(f"{checkpoint.folder}: tensors are missing: {missing[:5]}")
+        if other := sorted(report["mismatched_keys"]):  # (name, shape got, shape wanted)
+            raise ModelMismatchError(
+                f"{checkpoint.folder}: shapes are not the config's: {other[:5]}"
+            )
         if rounded:
             round_to_bfloat16(model)
         self.model = model.to(device).eval()

@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 import torch
 
+from bezel.cache_values import axes_of
 from bezel.errors import StoreError
 from bezel.reference.bundle import KIND, SCHEMA, Bundle, Outcome
 from bezel.reference.cases import Case
 from bezel.reference.checkpoint import Fingerprint
 from bezel.reference.greedy import Greedy
 from bezel.reference.judging import Bfloat16, Logits
-from bezel.reference.sampling import QUERY_AXES, Kept, wanted_axes
+from bezel.reference.sampling import QUERY_AXES, Kept
 from bezel.sealed_reader import opened, read_tensor, text_of
 
 _REMEDY = "Capture the reference again"
@@ -101,10 +102,17 @@ class _Source:
         """A value under /acts."""
         attributes = group[name].attrs if name in group else {}
         positions, dims = (_indices(attributes, key) for key in ("positions", "dims"))
+        if (positions is None) != (dims is None):
+            raise StoreError(
+                f'{self.path}: "{group.name}/{name}" has one of positions and dims; wanted both, '
+                "or neither"
+            )
         sizes: dict[str, int] = {"batch": batch, "pos": length, "q_pos": length, "k_pos": length}
         if positions is not None:
             sizes |= dict.fromkeys(QUERY_AXES, len(positions))
-        axes = wanted_axes(name)
+        axes = axes_of(name)
+        if axes is None:
+            raise StoreError(f'{self.path}: "{group.name}/{name}" is no name of the hook table')
         shape = [sizes.get(axis) for axis in axes]
         if dims is not None:
             shape[-1] = len(dims)

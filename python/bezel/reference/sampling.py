@@ -33,8 +33,8 @@ class Kept:
 
     Attributes:
         value: All of it, or the part.
-        positions: Indices kept along pos or q_pos; None where all are.
-        dims: Indices kept along the last axis; None where all are.
+        positions: Of a part: indices of positions kept along pos or q_pos; None of a whole.
+        dims: Of a part: indices kept along the last axis; None of a whole.
         norm: Of a part: the root of the sum of squares of the whole, over valid positions and, of
             scores, where attention can go.
         sum: Likewise.
@@ -49,7 +49,7 @@ class Kept:
     @property
     def is_part(self) -> bool:
         """True where something was left out."""
-        return self.positions is not None or self.dims is not None
+        return self.dims is not None
 
 
 def check_sample(sample: Sample) -> None:
@@ -69,16 +69,18 @@ def spread(n: int, size: int) -> torch.Tensor:
 
 def keep_part(name: str, value: torch.Tensor, valid: torch.Tensor, sample: Sample) -> Kept:
     """The part of a whole value that a sample keeps; valid [batch pos] bool."""
-    axes = wanted_axes(name)
-    part, positions, dims = value, None, None
+    part, axes = value, wanted_axes(name)
+    positions = spread(sample.positions, valid.shape[1])
+    dims = torch.arange(value.shape[-1])
     for dim, axis in enumerate(axes):
-        if axis in QUERY_AXES and value.shape[dim] > sample.positions:
-            positions = spread(sample.positions, value.shape[dim])
+        if axis in QUERY_AXES:
             part = part.index_select(dim, positions)
-    if axes[-1] not in POSITION_AXES and value.shape[-1] > sample.dims:
+    if axes[-1] not in POSITION_AXES:
         dims = spread(sample.dims, value.shape[-1])
         part = part.index_select(-1, dims)
-    if positions is None and dims is None:
+    elif axes[-1] in QUERY_AXES:
+        dims = positions
+    if part.shape == value.shape:
         return Kept(value)
     seen = meaningful(name, value, valid).double()
     norm = float(torch.linalg.vector_norm(seen))

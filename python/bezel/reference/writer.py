@@ -118,11 +118,9 @@ def _acts(group: Any, acts: dict[str, Kept], places: Places) -> None:
             continue
         owners[identity] = name
         places.append((sealed_file.create(group, name, value, axes), value))
-        if kept.is_part:
+        if kept.positions is not None and kept.dims is not None:
             attributes = group[name].attrs
-            for key, indices in (("positions", kept.positions), ("dims", kept.dims)):
-                if indices is not None:
-                    attributes.create(key, indices.numpy())
+            attributes["positions"], attributes["dims"] = kept.positions.numpy(), kept.dims.numpy()
             attributes["norm"], attributes["sum"] = np.float64(kept.norm), np.float64(kept.sum)
 
 

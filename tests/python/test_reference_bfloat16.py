@@ -1,0 +1,104 @@
+"""The bfloat16 part: how far transformers in bfloat16 is from itself in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from bezel.cache_values import axes_of
+from bezel.reference.bundle import Outcome
+from bezel.reference.judging import Bfloat16
+from support import reference
+from support.lab import Lab
+from support.references import Bundles
+
+NAMES = ("e2b", "moe", "unified")
+POSITIONS = ("pos", "q_pos", "k_pos")
+Values = reference.Values
+
+
+def rounded(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy with every weight rounded to bfloat16, still in float32."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in [*twin.parameters(), *(b for n, b in twin.named_buffers() if "scalar" in n)]:
+            tensor.copy_(tensor.bfloat16().float())
+    return twin
+
+
+def run(model: torch.nn.Module, outcome: Outcome) -> Values:
+    mask = outcome.case.attention_mask
+    return reference.capture(model, outcome.case.tokens, mask, reference.positions_from(mask))
+
+
+def error_by_loops(name: str, got: Values, want: Values, mask: torch.Tensor) -> float:
+    """Row by row; only what both runs computed on valid positions with the same experts."""
+    gap, size, layer = 0.0, 0.0, name.split(".")[1] if name.startswith("blocks.") else ""
+    for row in range(len(mask)):
+        ours, theirs = got[name][row].double(), want[name][row].double()
+        keep = torch.ones_like(theirs, dtype=torch.bool)
+        if "k" in axes_of(name):
+            choice = f"blocks.{layer}.moe.hook_expert_indices"
+            same = got[choice][row] == want[choice][row]
+            keep &= same.reshape(*same.shape, *[1] * (keep.ndim - 2))
+        for dim, axis in enumerate(axes_of(name)[1:]):
+            if axis in POSITIONS:
+                where = mask[row].nonzero().flatten()
+                ours, theirs, keep = (x.index_select(dim, where) for x in (ours, theirs, keep))
+        if name.endswith("hook_attn_scores"):
+            keep &= theirs > -1e38
+        gap += (ours - theirs)[keep].pow(2).sum().item()
+        size += theirs[keep].pow(2).sum().item()
+    return (gap / size) ** 0.5 if gap else 0.0
+
+
+def check(found: Bfloat16, narrow: Values, want: Values, outcome: Outcome) -> None:
+    mask = outcome.case.attention_mask
+    valid = mask.bool()
+    for name, error in found.relative_rms.items():
+        expected = error_by_loops(name, narrow, want, mask)
+        assert error == pytest.approx(expected, rel=1e-6, abs=1e-12), name
+    p, q = (x["hook_logits"][valid].double().log_softmax(-1) for x in (want, narrow))
+    assert found.logits_kl == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-6)
+    agree = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+    assert found.top1 == pytest.approx(agree)
+    assert found.logits_relative_rms == found.relative_rms["hook_logits"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_those_of_plain_runs(bundles: Bundles, lab: Lab, name: str) -> None:
+    stored = lab.reference(name)
+    oracle, narrow_model = rounded(stored), lab.reference(name, dtype=torch.bfloat16)
+    for case in ("prose", "padded_left"):
+        outcome = bundles.read(name).outcomes[case]
+        narrow = run(narrow_model, outcome)
+        check(outcome.bfloat16, narrow, run(oracle, outcome), outcome)
+        check(outcome.bfloat16_stored, narrow, run(stored, outcome), outcome)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_but_indices_has_an_error_of_bfloat16_s_size(
+    bundles: Bundles, name: str
+) -> None:
+    for outcome in bundles.read(name).outcomes.values():
+        errors = outcome.bfloat16.relative_rms
+        floats = [k for k, v in outcome.acts.items() if v.value.is_floating_point()]
+        assert list(errors) == floats
+        assert all(0 <= error < 1 for error in errors.values())
+        assert errors["hook_logits"] > 1e-4
+        assert errors["blocks.0.ln1.hook_scale"] > 0
+        assert outcome.bfloat16.logits_kl > 0
+        assert 0.5 < outcome.bfloat16.top1 <= 1
+        assert outcome.bfloat16.relative_rms != outcome.bfloat16_stored.relative_rms
+
+
+@pytest.mark.parametrize("name", ["e2b", "moe"])
+def test_weights_that_are_bfloat16_already_need_no_third_run(bundles: Bundles, name: str) -> None:
+    """The float32 run of a published checkpoint is the oracle of its bfloat16 run."""
+    published, stored = bundles.read(name, "bfloat16"), bundles.read(name)
+    for case, outcome in published.outcomes.items():
+        assert outcome.bfloat16 == outcome.bfloat16_stored
+        assert outcome.bfloat16 == stored.outcomes[case].bfloat16
+    assert {weight.dtype for weight in published.weights} == {"BF16"}
