@@ -66,7 +66,9 @@ Comparison compare(const xt::xarray<float>& got, const xt::xarray<float>& want, 
   }
   result.relative_rms = not_finite ? kInfinity : relative_rms_of(sums);
   result.cosine = cosine_of(sums);
-  const double allowed = kOutlier * tolerance * std::sqrt(sums.want / std::max<double>(sums.n, 1));
+  const double allowed =
+      kOutlier * tolerance *
+      std::sqrt(sums.want / static_cast<double>(std::max<std::size_t>(sums.n, 1)));
   std::size_t first = not_finite.value_or(furthest);
   for (std::size_t i = 0; i < first; ++i) {
     const double apart = std::abs(static_cast<double>(got.flat(i)) - want.flat(i));

@@ -49,11 +49,11 @@ std::size_t n_elements(const std::vector<std::size_t>& shape) {
 }
 
 // Texts of variable length, as HDF5 hands them out, copied and given back.
-std::vector<std::string> texts_of(const std::vector<char*>& given, hid_t type, hid_t space) {
+std::vector<std::string> texts_of(std::vector<char*> given, hid_t type, hid_t space) {
   std::vector<std::string> texts;
   texts.reserve(given.size());
   for (const char* text : given) texts.emplace_back(text == nullptr ? "" : text);
-  H5Dvlen_reclaim(type, space, H5P_DEFAULT, const_cast<char**>(given.data()));
+  H5Dvlen_reclaim(type, space, H5P_DEFAULT, given.data());
   return texts;
 }
 
@@ -153,7 +153,7 @@ std::vector<std::string> File::read_texts(const std::string& dataset) const {
       H5Dread(opened.id(), type.id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, given.data()) < 0) {
     refuse(dataset, "holds no texts");
   }
-  return texts_of(given, type.id(), space.id());
+  return texts_of(std::move(given), type.id(), space.id());
 }
 
 bool File::has_attribute(const std::string& object, const std::string& name) const {
@@ -193,7 +193,7 @@ std::vector<std::string> File::texts_attribute(const std::string& object,
   if (given.size() > n_bytes_ || H5Aread(attribute.id(), type.id(), given.data()) < 0) {
     refuse(object, "has in \"" + name + "\" no texts");
   }
-  return texts_of(given, type.id(), space.id());
+  return texts_of(std::move(given), type.id(), space.id());
 }
 
 std::int64_t File::integer_attribute(const std::string& object, const std::string& name) const {
