@@ -7,6 +7,7 @@
 
 #include "bezel/bridge/weights.h"
 #include "bezel/hooks/memory.h"
+#include "bezel/verify/compare.h"
 #include "bezel/verify/phases/p2_hooks.h"
 
 namespace bezel::verify {
@@ -18,7 +19,7 @@ using hooks::SiteRow;
 
 // A central difference is off by the square of its step, and by the rounding of the logits over it.
 // A wrong gradient is off by its own size.
-constexpr double kStep = 1e-4, kTolerance = 1e-4;  // the step in units of the value's size
+constexpr double kStep = 1e-5, kTolerance = 1e-4;  // the step in units of the value's size
 constexpr double kLogitNoise = 1e-14;              // of float64 through a model, of their size
 
 Bridge in_float64(const Bridge& model) {
@@ -30,10 +31,10 @@ Bridge in_float64(const Bridge& model) {
   return {model.spec(), std::move(weights)};
 }
 
-/// Numbers of both signs that differ from element to element, the same in each run.
-at::Tensor direction_like(const at::Tensor& value) {
-  const auto places = at::arange(value.numel(), value.options());
-  return (places * 1.7 + 0.3).cos().view(value.sizes());
+// Root mean square along the last axis: beside a large row a small one must not move far.
+at::Tensor sizes_of(const at::Tensor& value) {
+  const auto squares = value.masked_fill(value < kHidden, 0).pow(2);
+  return squares.mean(-1, /*keepdim=*/true).sqrt() + 1e-3 * squares.mean().sqrt();
 }
 
 std::string words(double number) {
@@ -59,17 +60,21 @@ class Gradients {
   }
 
  private:
-  // Of each row that has gradients, the place in the middle.
+  // Of each row that has gradients, the place in the middle; in the order of the backward pass, so
+  // that the first to be wrong is where it went wrong.
   void choose() {
-    for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
-      const auto places = study_.places_of(row);
-      if (places.empty() || places[0].point().type == hooks::ValueType::kInt64) continue;
-      chosen_.push_back(places[places.size() / 2]);
+    const auto& all = study_.model().inventory().rows();
+    for (auto at = all.rbegin(); at != all.rend(); ++at) {
+      const auto places = study_.places_of(static_cast<std::size_t>(at->row));
+      const bool has_gradient = at->point().type != hooks::ValueType::kInt64;
+      if (has_gradient && !places.empty() && places[places.size() / 2] == *at) {
+        chosen_.push_back(*at);
+      }
     }
   }
 
   static at::Tensor loss(const at::Tensor& logits) {
-    return (logits * direction_like(logits.detach())).sum();
+    return (logits * wave_like(logits.detach())).sum();
   }
 
   template <class Predicate>
@@ -94,7 +99,7 @@ class Gradients {
   // The central difference of the loss; logit by logit, because its own size would round more away.
   double slope(SiteRow at, const at::Tensor& moves) const {
     const auto apart = logits_with(at, moves * kStep) - logits_with(at, moves * -kStep);
-    return (apart * direction_like(apart)).sum().item<double>() / (2 * kStep);
+    return (apart * wave_like(apart)).sum().item<double>() / (2 * kStep);
   }
 
   void check(SiteRow at, const hooks::ActivationCache& cache) {
@@ -108,8 +113,7 @@ class Gradients {
       return study_.add(check);
     }
     const auto gradient = cache.at(name + "_grad"), value = cache.at(name);
-    const auto shown = value.masked_fill(value < -1e30, 0);
-    const auto moves = direction_like(value) * (shown.pow(2).mean().sqrt() + 1e-3);
+    const auto moves = wave_like(value) * sizes_of(value);
     const double along = (gradient * moves).sum().item<double>();
     const double measured = slope(at, moves);
     const double size = (gradient * moves).norm().item<double>() + floor_;

@@ -92,8 +92,7 @@ at::Tensor HookStudy::changed(const at::Tensor& value, SiteRow at) const {
   if (value.size(-1) == 1) return value * kDrowning;
   const auto shown = value.masked_fill(value < kHidden, 0).to(at::kDouble);
   const auto size = shown.pow(2).mean().sqrt() + kLeast;
-  const auto sign = 1 - 1.5 * at::arange(value.size(-1), shown.options()).remainder(2);
-  return (value.to(at::kDouble) + size * sign).to(value.scalar_type());
+  return (value.to(at::kDouble) + size * wave_like(value)).to(value.scalar_type());
 }
 
 void HookStudy::note(Check& check, SiteRow at, double measured, const std::string& why) const {
@@ -123,6 +122,11 @@ bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std:
       (place * place * 31 + place * 7).remainder(n_ids(model.spec()) - kFirst) + kFirst;
   return {.tokens = ids.view({n_rows, n_pos}),
           .attention_mask = at::ones({n_rows, n_pos}, at::kLong)};
+}
+
+at::Tensor wave_like(const at::Tensor& value) {
+  const auto places = at::arange(value.numel(), value.options().dtype(at::kDouble));
+  return (places * 1.7 + 0.3).cos().view(value.sizes());
 }
 
 double gap(const at::Tensor& got, const at::Tensor& want) {

@@ -43,6 +43,9 @@ class HookStudy {
 /// Ids [batch pos] that differ from row to row, none of them padding.
 bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std::int64_t n_pos);
 
+/// Numbers of both signs up to 1, each another, in float64 and of this shape; the same in each run.
+at::Tensor wave_like(const at::Tensor& value);
+
 /// Relative RMS of what lies between two values of one shape; 0 only where they are bit-equal.
 double gap(const at::Tensor& got, const at::Tensor& want);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bezel/hooks/error.h"
 #include "bezel/verify/compare.h"
 #include "bezel/verify/phases/p2_block.h"
 #include "bezel/verify/phases/p2_hooks.h"
@@ -15,12 +16,12 @@ namespace {
 using hooks::SiteRow;
 using plain::Values;
 
-// Names are edited in three turns, in each block others: what an edit feeds, and its namesake in
-// the next block, are left alone. The split inputs go in a fourth, with no edit of ln1.
-constexpr int kNTurns = 4;
+// Names are edited in five turns, in each block others: what an edit feeds, and its namesake in the
+// next block, are left alone. The split inputs go in a turn of their own, with no edit of ln1.
+constexpr int kNTurns = 6;
 
 int turn_of(SiteRow at) {
-  return is_split_input(at) ? kNTurns - 1 : (at.row + at.site) % (kNTurns - 1);
+  return is_split_input(at) ? kNTurns - 1 : (at.row + 2 * at.site) % (kNTurns - 1);
 }
 
 class Identities {
@@ -92,7 +93,11 @@ class Identities {
         const Block block(study_.model(), run, layer.value_or(last), identity.row);
         if (!identity.applies(block)) continue;
         ++n_held_[i];
-        hold(checks[i], at, to_xarray(run.cache->at(study_.name(at))), identity.want(block));
+        try {
+          hold(checks[i], at, to_xarray(run.cache->at(study_.name(at))), identity.want(block));
+        } catch (const UnknownHookError& error) {
+          study_.note(checks[i], at, INFINITY, error.what());
+        }
       }
     }
   }
