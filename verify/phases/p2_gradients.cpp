@@ -3,6 +3,7 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <ranges>
 #include <sstream>
 
 #include "bezel/bridge/weights.h"
@@ -14,7 +15,6 @@ namespace bezel::verify {
 namespace {
 
 using bridge::Bridge;
-using hooks::HookId;
 using hooks::SiteRow;
 
 // A central difference is off by the square of its step, and by the rounding of the logits over it.
@@ -63,12 +63,11 @@ class Gradients {
   // Of each row that has gradients, the place in the middle; in the order of the backward pass, so
   // that the first to be wrong is where it went wrong.
   void choose() {
-    const auto& all = study_.model().inventory().rows();
-    for (auto at = all.rbegin(); at != all.rend(); ++at) {
-      const auto places = study_.places_of(static_cast<std::size_t>(at->row));
-      const bool has_gradient = at->point().type != hooks::ValueType::kInt64;
-      if (has_gradient && !places.empty() && places[places.size() / 2] == *at) {
-        chosen_.push_back(*at);
+    for (const SiteRow at : std::views::reverse(study_.model().inventory().rows())) {
+      const auto places = study_.places_of(static_cast<std::size_t>(at.row));
+      const bool has_gradient = at.point().type != hooks::ValueType::kInt64;
+      if (has_gradient && !places.empty() && places[places.size() / 2] == at) {
+        chosen_.push_back(at);
       }
     }
   }

@@ -61,6 +61,8 @@ class SmallModelThreads {
   ~SmallModelThreads() { at::set_num_threads(before_); }
   SmallModelThreads(const SmallModelThreads&) = delete;
   SmallModelThreads& operator=(const SmallModelThreads&) = delete;
+  SmallModelThreads(SmallModelThreads&&) = delete;
+  SmallModelThreads& operator=(SmallModelThreads&&) = delete;
 
  private:
   static constexpr std::int64_t kSmall = 10'000'000;
