@@ -94,10 +94,9 @@ TEST(HooksHoldDeep, OfADeepModelTheFirstAndLastBlockOfEachKindAreLookedAt) {
   std::vector<bridge::LayerSpec> layers;
   for (int i = 0; i < 14; ++i) layers.push_back(bridge::tiny_layer(i % 7 != 6, 10));
   const Bridge model = bridge::tiny_bridge(bridge::tiny_model(layers));
-  const Subject subject{
-      .folder = "", .model = model, .bundle = {}, .tolerances = {}, .on_progress = {}};
-  Phase phase;
-  EXPECT_EQ(HookStudy(subject, phase).layers(), (std::vector<int>{0, 6, 12, 13}));
+  const auto phase = phase_of(model);
+  EXPECT_EQ(phase.verdict(), PhaseVerdict::kPassed) << words_of(phase);
+  EXPECT_TRUE(phase.checks[0].name.ends_with("of each kind: 0 6 12 13")) << phase.checks[0].name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiny, HooksHold, ::testing::ValuesIn(bridge::kVariants));

@@ -2,8 +2,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
-#include <ranges>
 #include <sstream>
 
 #include "bezel/bridge/weights.h"
@@ -63,7 +63,9 @@ class Gradients {
   // Of each row that has gradients, the place in the middle; in the order of the backward pass, so
   // that the first to be wrong is where it went wrong.
   void choose() {
-    for (const SiteRow at : std::views::reverse(study_.model().inventory().rows())) {
+    auto rows = study_.model().inventory().rows();
+    std::ranges::reverse(rows);
+    for (const SiteRow at : rows) {
       const auto places = study_.places_of(static_cast<std::size_t>(at.row));
       const bool has_gradient = at.point().type != hooks::ValueType::kInt64;
       if (has_gradient && !places.empty() && places[places.size() / 2] == at) {
