@@ -72,7 +72,7 @@ def test_no_two_layers_of_one_run_are_in_memory_together(
     )
     n_layers = 4
     assert len(most) == (3 + 2) * n_layers
-    assert max(most) <= 2 * 3  # while one is read, its forerunner still stands
+    assert max(most) == 3
 
 
 def test_only_the_rows_of_tokens_at_hand_are_read_of_an_embedding(

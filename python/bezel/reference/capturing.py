@@ -54,7 +54,10 @@ class Gatherer:
         for name, value in stored.items():
             self._keep(outcome, name, value)
         outcome.bfloat16.compare(bfloat16, rounded, valid)
-        outcome.bfloat16_stored.compare(bfloat16, stored, valid)
+        if stored is rounded:
+            outcome.bfloat16_stored = outcome.bfloat16
+        else:
+            outcome.bfloat16_stored.compare(bfloat16, stored, valid)
         if (logits := stored.get("hook_logits")) is not None:
             outcome.logits = summarise(logits)
             outcome.loss, outcome.loss_per_token = loss_of(logits, outcome.case.tokens, valid)

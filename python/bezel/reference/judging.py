@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bezel.reference.recorder import Values
-from bezel.reference.sampling import mask_of, spread, wanted_axes
+from bezel.reference.sampling import hidden_in, norm_of, spread, wanted_axes, without
 
 TOP = 64
 _N_FULL = 4  # positions whose logits are kept in full
@@ -64,15 +64,16 @@ class Bfloat16:
 
 
 def _relative_rms(name: str, got: Values, want: Values, valid: torch.Tensor) -> float:
-    mask = mask_of(name, want[name], valid)
+    theirs = want[name]
+    hidden = hidden_in(name, theirs, valid)
     axes = wanted_axes(name)
     if "k" in axes:
         choice = f"{name.rpartition('.moe.')[0]}.moe.hook_expert_indices"
-        same = got[choice] == want[choice]
-        mask &= same.reshape(*same.shape, *[1] * (len(axes) - same.ndim))
-    theirs = want[name][mask].double()
-    gap = torch.linalg.vector_norm(got[name][mask].double() - theirs)
-    return 0.0 if gap == 0 else float(gap / torch.linalg.vector_norm(theirs))
+        other = got[choice] != want[choice]
+        other = other.reshape(*other.shape, *[1] * (len(axes) - other.ndim)).expand(theirs.shape)
+        hidden = other if hidden is None else hidden | other
+    gap = norm_of(without(got[name] - theirs, hidden))
+    return 0.0 if gap == 0 else gap / norm_of(without(theirs, hidden))
 
 
 def _widened(*logits: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

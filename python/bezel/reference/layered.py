@@ -143,7 +143,7 @@ class LayeredModel:
                     self._through(i, layer, passage)
                 complete_layer(recorder.values, i, layer)
                 yield k, self._taken(recorder)
-            del layer
+            del layer  # before the next one is read
         for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
             with recorder.attached(functools.partial(recorder.norm, self.text.norm, "ln_final")):
                 (unembed,) = self._unembed([self.text.norm(passage.hidden)])
@@ -164,6 +164,7 @@ class LayeredModel:
             layer = self._layer(i)
             for passage in passages:
                 self._through(i, layer, passage)
+            del layer  # before the next one is read
         last = [self.text.norm(passage.hidden)[:, -1:] for passage in passages]
         return [self._softcapped(found)[:, -1].cpu() for found in self._unembed(last)]
 

@@ -12,6 +12,7 @@ from bezel.errors import ArgumentError
 
 QUERY_AXES = ("pos", "q_pos")
 POSITION_AXES = (*QUERY_AXES, "k_pos")
+_WIDE = torch.float64
 
 
 class Sample(NamedTuple):
@@ -82,9 +83,14 @@ def keep_part(name: str, value: torch.Tensor, valid: torch.Tensor, sample: Sampl
         dims = positions
     if part.shape == value.shape:
         return Kept(value)
-    seen = meaningful(name, value, valid).double()
-    norm = float(torch.linalg.vector_norm(seen))
-    return Kept(part.contiguous(), positions, dims, norm, float(seen.sum()))
+    seen = without(value, hidden_in(name, value, valid))
+    return Kept(part.contiguous(), positions, dims, norm_of(seen), float(seen.sum(dtype=_WIDE)))
+
+
+def norm_of(value: torch.Tensor) -> float:
+    """The root of the sum of squares, summed in float64."""
+    wide = value if value.is_floating_point() else value.to(_WIDE)
+    return float(torch.linalg.vector_norm(wide, dtype=_WIDE))
 
 
 def wanted_axes(name: str) -> tuple[str, ...]:
@@ -95,19 +101,22 @@ def wanted_axes(name: str) -> tuple[str, ...]:
     return axes
 
 
-def meaningful(name: str, value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The entries, flat, at valid positions and, of scores, where attention can go."""
-    return value[mask_of(name, value, valid)]
-
-
-def mask_of(name: str, value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Where `meaningful` looks: bool, of the value's shape."""
-    mask = torch.ones(value.shape, dtype=torch.bool)
-    for dim, axis in enumerate(wanted_axes(name)):
-        if axis in POSITION_AXES:
-            shape = [1] * value.ndim
-            shape[0], shape[dim] = valid.shape
-            mask &= valid.reshape(shape)
+def hidden_in(name: str, value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor | None:
+    """True at padding and, of scores, where no attention can go; None where nothing is hidden."""
+    hidden = None
+    if not valid.all():
+        hidden = torch.zeros(value.shape, dtype=torch.bool)
+        for dim, axis in enumerate(wanted_axes(name)):
+            if axis in POSITION_AXES:
+                shape = [1] * value.ndim
+                shape[0], shape[dim] = valid.shape
+                hidden |= ~valid.reshape(shape)
     if name.endswith("attn.hook_attn_scores"):
-        mask &= value != torch.finfo(value.dtype).min
-    return mask
+        lowest = value == torch.finfo(value.dtype).min
+        hidden = lowest if hidden is None else hidden | lowest
+    return hidden
+
+
+def without(value: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
+    """The value with zeros where it is hidden."""
+    return value if hidden is None else value.masked_fill(hidden, 0)
