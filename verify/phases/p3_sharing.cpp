@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "bezel/adapters/checkpoint/json.h"
@@ -13,6 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kTokens = 12;
+constexpr std::int64_t kFirstId = 4;  // pad, eos, bos and unk stand before it
 constexpr const char *kSliding = "sliding_attention", *kFull = "full_attention";
 
 // The bundle's where there is one: what the reference did.
@@ -82,36 +84,52 @@ Check donors_check(const bridge::ModelSpec& spec, const std::vector<int>& wanted
   return offence_check("donors and sharers", "layers", offences);
 }
 
-// What sharing layers consumed in a run is what their donor made, bit for bit.
-Check shared_values_check(const Subject& subject, const std::vector<int>& wanted) {
-  const auto name_at = [](int layer, const char* row) {
-    return "blocks." + std::to_string(layer) + ".attn." + row;
-  };
-  const auto& layers = subject.model.spec().layers;
+std::string name_at(int layer, const char* row) {
+  return "blocks." + std::to_string(layer) + ".attn." + row;
+}
+
+/// Keys and values of one run by name: what donors and all other layers made, as a cache records
+/// them, and what sharing layers consumed, as a hook function saw it where it was consumed. (A
+/// cache takes the latter from the donor's record.)
+std::map<std::string, at::Tensor> keys_and_values(const Subject& subject) {
+  std::map<std::string, at::Tensor> values;
   hooks::Request request;
-  for (int layer = 0; layer < static_cast<int>(layers.size()); ++layer) {
-    const bool shares = layers[layer].attention.donor.has_value();
-    for (const char* const row : {"hook_shared_k", "hook_shared_v"}) {
-      if (shares) request.names.emplace_back(name_at(layer, row));
+  const auto& spec = subject.model.spec();
+  for (int layer = 0; layer < spec.n_layers; ++layer) {
+    if (!spec.layers[layer].attention.donor) {
+      request.names.emplace_back(name_at(layer, "hook_rot_k"));
+      request.names.emplace_back(name_at(layer, "hook_v_normed"));
+      continue;
     }
-    for (const char* const row : {"hook_rot_k", "hook_v_normed"}) {
-      if (!shares) request.names.emplace_back(name_at(layer, row));
+    for (const char* const row : {"hook_shared_k", "hook_shared_v"}) {
+      request.edits.push_back(hooks::edit(
+          name_at(layer, row), [&values](const at::Tensor& value, const hooks::HookSite& at) {
+            values[at.name] = value.clone();
+            return at::Tensor();
+          }));
     }
   }
-  const auto first = std::min<std::int64_t>(4, subject.model.spec().d_vocab - 1);
-  const auto ids =
-      at::arange(kTokens, at::kLong).remainder(subject.model.spec().d_vocab - first) + first;
+  const std::int64_t first = std::min(kFirstId, spec.d_vocab - 1);
+  const auto ids = at::arange(kTokens, at::kLong).remainder(spec.d_vocab - first) + first;
   const auto run = subject.model.run({.tokens = ids.unsqueeze(0).to(subject.device())}, request);
+  for (auto& [name, value] : run.cache->items()) values[name] = value;
+  return values;
+}
+
+// Bit for bit.
+Check shared_values_check(const Subject& subject, const std::vector<int>& wanted) {
+  const auto& layers = subject.model.spec().layers;
+  const auto values = keys_and_values(subject);
+  const auto are_equal = [&](const std::string& consumed, const std::string& made) {
+    const auto a = values.find(consumed), b = values.find(made);
+    return a != values.end() && b != values.end() && at::equal(a->second, b->second);
+  };
   std::vector<Offence> offences;
   for (int layer = 0; layer < static_cast<int>(std::min(wanted.size(), layers.size())); ++layer) {
+    if (!layers[layer].attention.donor) continue;  // one that should share: donors_check says so
     const int donor = wanted[layer];
-    if (!layers[layer].attention.donor) continue;  // donors_check says so
-    const bool can = !layers[donor].attention.donor;
-    if (can &&
-        at::equal(run.cache->at(name_at(layer, "hook_shared_k")),
-                  run.cache->at(name_at(donor, "hook_rot_k"))) &&
-        at::equal(run.cache->at(name_at(layer, "hook_shared_v")),
-                  run.cache->at(name_at(donor, "hook_v_normed")))) {
+    if (are_equal(name_at(layer, "hook_shared_k"), name_at(donor, "hook_rot_k")) &&
+        are_equal(name_at(layer, "hook_shared_v"), name_at(donor, "hook_v_normed"))) {
       continue;
     }
     offences.push_back({"layer " + std::to_string(layer) +
