@@ -3,8 +3,6 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
-#include <nlohmann/json.hpp>
-
 #include "bezel/verify/html.h"
 #include "bezel/verify/verify.h"
 #include "bind.h"
@@ -31,11 +29,11 @@ std::string verify_model(const std::filesystem::path& folder, const std::vector<
     if (on_progress) on_progress(what);
   };
   const py::gil_scoped_release released;
-  return to_json(verify::verify(folder, options)).dump();
+  return verify::to_text(verify::verify(folder, options));
 }
 
 std::string page(const std::string& record) {
-  return verify::to_html({verify::report_from_json(nlohmann::json::parse(record))});
+  return verify::to_html({verify::report_from_text(record)});
 }
 
 }  // namespace

@@ -158,4 +158,12 @@ Report report_from_json(const json& record) {
   }
 }
 
+std::string to_text(const Report& report) { return to_json(report).dump(); }
+
+Report report_from_text(const std::string& text) {
+  const auto record = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (record.is_discarded()) throw FormatError("no record of a verification: not JSON");
+  return report_from_json(record);
+}
+
 }  // namespace bezel::verify

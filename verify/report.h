@@ -53,5 +53,8 @@ std::string to_string(PhaseVerdict verdict);
 nlohmann::json to_json(const Report& report);
 /// Throws FormatError for JSON that is no record.
 Report report_from_json(const nlohmann::json& record);
+/// The same as text.
+std::string to_text(const Report& report);
+Report report_from_text(const std::string& text);
 
 }  // namespace bezel::verify

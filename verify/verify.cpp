@@ -1,6 +1,7 @@
 #include "bezel/verify/verify.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -14,6 +15,24 @@ namespace bezel::verify {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Thousands of runs on tensors of a few kilobytes: threads would wait for each other most of the
+// time, and on a busy machine all of it.
+class SmallModelThreads {
+ public:
+  explicit SmallModelThreads(const bridge::Bridge& model) : before_(at::get_num_threads()) {
+    if (model.n_parameters() < kSmall) at::set_num_threads(1);
+  }
+  ~SmallModelThreads() { at::set_num_threads(before_); }
+  SmallModelThreads(const SmallModelThreads&) = delete;
+  SmallModelThreads& operator=(const SmallModelThreads&) = delete;
+  SmallModelThreads(SmallModelThreads&&) = delete;
+  SmallModelThreads& operator=(SmallModelThreads&&) = delete;
+
+ private:
+  static constexpr std::int64_t kSmall = 10'000'000;
+  int before_;
+};
 
 std::string word_of(at::ScalarType dtype) {
   return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kDouble ? "float64" : "float32";
@@ -78,6 +97,7 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
       .bundle = bundle_of(folder, options),
       .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
       .on_progress = options.on_progress};
+  const SmallModelThreads threads(subject.model);
   Report report{.model = model_name(folder),
                 .dtype = word_of(options.dtype),
                 .device = options.device.str(),

@@ -51,24 +51,6 @@ std::vector<int> layers_to_study(const bridge::ModelSpec& spec) {
   return layers;
 }
 
-// Thousands of runs on tensors of a few kilobytes: threads would wait for each other most of the
-// time, and on a busy machine all of it.
-class SmallModelThreads {
- public:
-  explicit SmallModelThreads(const bridge::Bridge& model) : before_(at::get_num_threads()) {
-    if (model.n_parameters() < kSmall) at::set_num_threads(1);
-  }
-  ~SmallModelThreads() { at::set_num_threads(before_); }
-  SmallModelThreads(const SmallModelThreads&) = delete;
-  SmallModelThreads& operator=(const SmallModelThreads&) = delete;
-  SmallModelThreads(SmallModelThreads&&) = delete;
-  SmallModelThreads& operator=(SmallModelThreads&&) = delete;
-
- private:
-  static constexpr std::int64_t kSmall = 10'000'000;
-  int before_;
-};
-
 }  // namespace
 
 HookStudy::HookStudy(const Subject& subject, Phase& phase)
@@ -152,7 +134,6 @@ bool is_split_input(SiteRow at) {
 bool is_first_norm(SiteRow at) { return at.point().name.starts_with("ln1.hook_"); }
 
 void hooks_hold(const Subject& subject, Phase& phase) {
-  const SmallModelThreads threads(subject.model);
   HookStudy study(subject, phase);
   if (study.layers().size() < subject.model.spec().layers.size()) {
     std::string blocks;

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <map>
+#include <set>
 #include <tuple>
 
 #include "bezel/verify/phases/p3_parts.h"
@@ -23,22 +23,18 @@ enum class Extent : std::uint8_t { kWhole, kOfEachKind };
 
 /// One layer of each kind, and the donors that they need; or all.
 std::vector<int> layers_to_fold(const ModelSpec& spec, Extent extent) {
-  std::map<int, bool> chosen;
-  std::map<std::tuple<bool, bool, bool, bool, std::int64_t>, bool> seen;
+  std::set<int> chosen;
+  std::set<std::tuple<bool, bool, bool, bool, std::int64_t>> seen;
   for (int layer = 0; layer < spec.n_layers; ++layer) {
     const LayerSpec& at = spec.layers[layer];
-    const bool is_new = seen.emplace(std::tuple(at.attention.window_tokens.has_value(),
-                                                at.attention.donor.has_value(), at.attention.k_is_v,
-                                                at.moe.has_value(), at.mlp.d_mlp),
-                                     true)
-                            .second;
+    const std::tuple kind(at.attention.window_tokens.has_value(), at.attention.donor.has_value(),
+                          at.attention.k_is_v, at.moe.has_value(), at.mlp.d_mlp);
+    const bool is_new = seen.insert(kind).second;
     if (!is_new && extent == Extent::kOfEachKind) continue;
-    chosen[layer] = true;
-    if (at.attention.donor) chosen[*at.attention.donor] = true;
+    chosen.insert(layer);
+    if (at.attention.donor) chosen.insert(*at.attention.donor);
   }
-  std::vector<int> layers;
-  for (const auto& [layer, is_chosen] : chosen) layers.push_back(layer);
-  return layers;
+  return {chosen.begin(), chosen.end()};
 }
 
 ModelSpec spec_of(const ModelSpec& whole, const std::vector<int>& layers) {

@@ -30,7 +30,9 @@ at::Tensor random_row(std::int64_t n_tokens, const bridge::ModelSpec& spec, std:
   const std::int64_t first = std::min(kFirstOrdinaryId, n_ids - 1);
   std::mt19937 random(seed);  // its numbers are the same everywhere; distributions' are not
   std::vector<std::int64_t> ids;
-  for (std::int64_t i = 0; i < n_tokens; ++i) ids.push_back(first + random() % (n_ids - first));
+  for (std::int64_t i = 0; i < n_tokens; ++i) {
+    ids.push_back(first + static_cast<std::int64_t>(random()) % (n_ids - first));
+  }
   return at::tensor(ids, at::kLong);
 }
 
