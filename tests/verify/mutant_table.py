@@ -69,7 +69,7 @@ MUTANTS = [
            "ops::rotate(k, rotation, context.path)", "k", "attn.hook_rot_k", 0),
     Mutant("sharers read keys before RoPE", _ATTENTION,
            "state.donated[layer] = kv;", "state.donated[layer] = KeysValues{own.k, kv.values};",
-           "attn.hook_shared_k", 6),
+           "attn.hook_attn_scores", 6),
     Mutant("values of K == V layers taken after the norm", "bridge/qkv.cpp",
            "spec.k_is_v ? plus(own.k,",
            "spec.k_is_v ? plus(ops::rms_norm(own.k, w.k_norm, context),",
@@ -161,7 +161,4 @@ MUTANTS = [
            "const auto n_before = prepared.kv_cache ? prepared.kv_cache->n_seen() : 0;",
            "const auto n_before = prepared.kv_cache ? 0 * prepared.kv_cache->n_seen() : 0;",
            "", phase="P4"),
-    Mutant("only the first id that ends a text", "adapters/load.cpp",
-           "spec.eos_token_ids = generation->eos_token_ids;",
-           "spec.eos_token_ids = {generation->eos_token_ids.front()};", "", phase="P4"),
 ]  # fmt: skip
