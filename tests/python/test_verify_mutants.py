@@ -18,7 +18,8 @@ def table() -> list[Any]:
     spec = importlib.util.spec_from_file_location(
         "mutant_table", ROOT / "tests" / "verify" / "mutant_table.py"
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["mutant_table"] = module
     spec.loader.exec_module(module)
