@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "bezel/hooks/error.h"
@@ -23,7 +24,8 @@ double number_from(const json& x) {
   if (x.is_number()) return x.get<double>();
   const auto word = x.get<std::string>();
   if (word == "nan") return std::nan("");
-  return word == "-inf" ? -INFINITY : INFINITY;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return word == "-inf" ? -kInfinity : kInfinity;
 }
 
 json check_to_json(const Check& check) {
