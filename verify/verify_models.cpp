@@ -21,7 +21,6 @@
 
 namespace {
 
-namespace fs = std::filesystem;
 using bezel::verify::Check;
 using bezel::verify::Phase;
 using bezel::verify::Report;
