@@ -84,9 +84,8 @@ PatchSweep::PatchSweep(const Bridge& bridge, Input input, const std::vector<hook
     if (given->defined()) *given = given->clone();  // the caller may write into his
   }
   hooks::Request request{.names = patched, .edits = edits};
-  const auto plan_of_patched = bridge.plan(input_, request);
-  for (const hooks::PlannedValue& value : plan_of_patched->values()) {
-    names_.insert(value.name);
+  plan_ = bridge.plan(input_, request);
+  for (const hooks::PlannedValue& value : plan_->values()) {
     const auto layer = start_of(bridge.inventory().resolve(value.name)).layer;
     if (layer) request.names.emplace_back(stream_at(*layer));
   }
@@ -99,7 +98,6 @@ PatchSweep::PatchSweep(const Bridge& bridge, Input input, const std::vector<hook
   const PreparedInput prepared = prepare(input_, spec, bridge.options());
   positions_ = prepared.hook_positions;
   blocks_ = prepared.blocks;
-  plan_ = bridge.plan(input_, request);
   const RunResult run = bridge.run(input_, request, options_);
   values_ = run.cache;
   logits_ = run.output;
@@ -115,10 +113,6 @@ std::vector<at::Tensor> PatchSweep::run(const std::string& name,
   check(name, patched);
   std::vector<at::Tensor> logits(patched.size());
   for (const Batch& batch : batches(at, patched)) {
-    if (batch.pos == positions_.size(1)) {
-      for (const std::size_t cell : batch.cells) logits[cell] = logits_.clone();
-      continue;
-    }
     std::vector<at::Tensor> values;
     values.reserve(batch.cells.size());
     for (const std::size_t cell : batch.cells) values.push_back(patched[cell]);
@@ -128,11 +122,14 @@ std::vector<at::Tensor> PatchSweep::run(const std::string& name,
     const auto together = run_together(at, start, at::cat(values)).chunk(start.n_cells);
     for (std::size_t i = 0; i < values.size(); ++i) logits[batch.cells[i]] = together[i];
   }
+  for (at::Tensor& unchanged : logits) {
+    if (!unchanged.defined()) unchanged = logits_.clone();
+  }
   return logits;
 }
 
 void PatchSweep::check(const std::string& name, const std::vector<at::Tensor>& patched) const {
-  if (!names_.contains(name)) {
+  if (!std::ranges::count(plan_->values(), name, &hooks::PlannedValue::name)) {
     throw ArgumentError("this sweep was not made to patch \"" + name +
                         "\"; name it among the values to patch");
   }
@@ -164,10 +161,9 @@ std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
   std::vector<Batch> batches;
   std::int64_t n_wasted = 0;
   for (const auto& [pos, cell] : first) {
+    if (pos == positions_.size(1)) break;  // from here on cells change nothing, and need no run
     if (!batches.empty()) n_wasted += (pos - batches.back().pos) * positions_.size(0);
-    const bool changes_nothing = pos == positions_.size(1);
-    const bool is_one_more = !batches.empty() && pos == batches.back().pos;
-    if (batches.empty() || n_wasted > kRunInTokens || (changes_nothing && !is_one_more)) {
+    if (batches.empty() || n_wasted > kRunInTokens) {
       batches.push_back({.pos = pos, .cells = {}});
       n_wasted = 0;
     }
@@ -210,7 +206,8 @@ Input PatchSweep::input_from(const Start& start) const {
     return repeated(value, start.n_cells, start.pos);
   };
   const auto where = [&](const at::Tensor& given) {  // [batch|1 pos]
-    if (!given.defined() || given.size(0) > 1) return given.defined() ? many(given) : given;
+    if (!given.defined()) return given;
+    if (given.size(0) > 1) return many(given);
     return given.narrow(1, start.pos, given.size(1) - start.pos);
   };
   Input input{.attention_mask = where(input_.attention_mask),

@@ -7,7 +7,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "bezel/bridge/bridge.h"
@@ -51,7 +50,7 @@ class PatchSweep {
     std::int64_t n_cells = 0;
   };
   struct Batch {
-    std::int64_t pos;                // where it begins; behind the end: nothing changes
+    std::int64_t pos;                // where it begins
     std::vector<std::size_t> cells;  // of those asked for
   };
   Start start_of(const hooks::SiteRow& at) const;
@@ -69,8 +68,7 @@ class PatchSweep {
   RunOptions options_;
   at::Tensor positions_;  // [batch pos], -1 at padding
   at::Tensor blocks_;     // [batch pos]: image a token belongs to, -1: none; or undefined
-  std::unordered_set<std::string> names_;    // of values to patch
-  std::shared_ptr<const hooks::Plan> plan_;  // of the unpatched run: which edits apply where
+  std::shared_ptr<const hooks::Plan> plan_;  // of the edits, and of the values to patch
   std::shared_ptr<hooks::ActivationCache> values_;
   at::Tensor logits_;
 };
