@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support import saes
 from support.lab import Lab
 from support.references import Bundles
 
@@ -37,5 +38,13 @@ def bridge(lab: Lab) -> Iterator[Any]:
     and what the test leaves ends with it."""
     shared = lab.bridge("e2b", path="open")
     assert shared.list_hooks() == {}
+    assert shared.acts_to_saes == {}
     yield shared
     shared.reset_hooks(including_permanent=True)
+    shared.reset_saes()
+
+
+@pytest.fixture(scope="module")
+def sae() -> Any:
+    """At the end of block 2 of "e2b"."""
+    return saes.random_sae("jumprelu", saes.D, saes.AT)

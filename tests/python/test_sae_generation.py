@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,31 +10,11 @@ import torch
 from bezel.errors import ArgumentError, UnknownHookError
 from support import fixtures, saes
 from support.compare import relative_rms
-from support.lab import Lab
+from support.saes import AT, POST, D
 
 PROMPT = fixtures.tokens(7)
-AT = "blocks.2.hook_resid_post"
-POST = f"{AT}.hook_sae_acts_post"
-D = 48
 N_NEW = 4
 GREEDY: dict[str, Any] = {"max_new_tokens": N_NEW, "stop_at_eos": False, "verbose": False}
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
-
-
-@pytest.fixture(scope="module")
-def sae() -> Any:
-    return saes.random_sae("jumprelu", D, AT)
-
-
-@pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-    shared.reset_saes()
 
 
 def pushed(features: torch.Tensor, hook: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,34 +10,11 @@ import torch
 
 from bezel import _C, loading
 from bezel.errors import ArgumentError, CacheTooLargeError
-from support import fixtures, saes
+from support import fixtures
 from support.hook_functions import says
-from support.lab import Lab
+from support.saes import POST, D
 
 TOKENS = fixtures.tokens(9)
-AT = "blocks.2.hook_resid_post"
-POST = f"{AT}.hook_sae_acts_post"
-D = 48
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
-
-
-@pytest.fixture(scope="module")
-def sae() -> Any:
-    return saes.random_sae("jumprelu", D, AT)
-
-
-@pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
-    """Nothing stands before a test; what it leaves ends with it."""
-    assert shared.list_hooks() == {}
-    assert shared.acts_to_saes == {}
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-    shared.reset_saes()
 
 
 def test_features_that_do_not_fit_are_refused_before_the_run(

@@ -6,7 +6,7 @@ A glob or callable is refused only where nothing at all that it chooses is compu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,27 +15,18 @@ import torch
 from bezel.errors import HookNeverFiredError
 from support import fixtures, saes
 from support.hook_functions import nothing
-from support.lab import Lab
+from support.saes import D
 
 TOKENS = fixtures.tokens(9)
 AT = "blocks.4.hook_resid_post"
 POST = f"{AT}.hook_sae_acts_post"
-D = 48
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
 
 
 @pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
+def bridge(bridge: Any) -> Any:
     """With one SAE at the end of block 4."""
-    assert shared.list_hooks() == {}
-    shared.add_sae(saes.random_sae("jumprelu", D, AT))
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-    shared.reset_saes()
+    bridge.add_sae(saes.random_sae("jumprelu", D, AT))
+    return bridge
 
 
 def later(shared: Any, first: int) -> tuple[torch.Tensor, dict[str, Any]]:

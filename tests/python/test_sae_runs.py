@@ -18,22 +18,9 @@ from bezel.errors import (
     UnknownHookError,
 )
 from support import fixtures, saes
-from support.lab import Lab
+from support.saes import AT, POST, D
 
 TOKENS = fixtures.tokens(9)
-AT = "blocks.2.hook_resid_post"
-POST = f"{AT}.hook_sae_acts_post"
-D = 48
-
-
-@pytest.fixture(scope="module")
-def bridge(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
-
-
-@pytest.fixture(scope="module")
-def sae() -> Any:
-    return saes.random_sae("jumprelu", D, AT)
 
 
 def add_to(feature: int, much: float) -> Any:

@@ -11,22 +11,10 @@ from bezel.errors import ArgumentError
 from support import fixtures, saes
 from support.compare import relative_rms
 from support.lab import Lab
+from support.saes import AT, POST, D
 
 NAMES = tuple(fixtures.RECIPES)
 TOKENS = fixtures.tokens(9)
-AT = "blocks.2.hook_resid_post"
-POST = f"{AT}.hook_sae_acts_post"
-D = 48
-
-
-@pytest.fixture(scope="module")
-def bridge(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
-
-
-@pytest.fixture(scope="module")
-def sae() -> Any:
-    return saes.random_sae("jumprelu", D, AT)
 
 
 def width_of(shape: tuple[int | None, ...], *, merged: bool) -> int | None:

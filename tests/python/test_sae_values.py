@@ -6,7 +6,6 @@ import gc
 import re
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,33 +20,10 @@ from bezel.errors import (
 from support import fixtures, saes
 from support.compare import relative_rms
 from support.hook_functions import doubled, nothing, says
-from support.lab import Lab
+from support.saes import AT, POST, D
 
 TOKENS = fixtures.tokens(9)
-AT = "blocks.2.hook_resid_post"
-POST = f"{AT}.hook_sae_acts_post"
 LATER = "blocks.4.attn.hook_z"
-D = 48
-
-
-@pytest.fixture(scope="module")
-def shared(lab: Lab) -> Any:
-    return lab.bridge("e2b", path="open")
-
-
-@pytest.fixture(scope="module")
-def sae() -> Any:
-    return saes.random_sae("jumprelu", D, AT)
-
-
-@pytest.fixture
-def bridge(shared: Any) -> Iterator[Any]:
-    """Nothing stands before a test; what it leaves ends with it."""
-    assert shared.list_hooks() == {}
-    assert shared.acts_to_saes == {}
-    yield shared
-    shared.reset_hooks(including_permanent=True)
-    shared.reset_saes()
 
 
 # --- hooks that stand ----------------------------------------------------------------------------

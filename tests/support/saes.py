@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 
+# Where the tests' `sae` stands in "e2b", its features, and the width there.
+AT = "blocks.2.hook_resid_post"
+POST = f"{AT}.hook_sae_acts_post"
+D = 48
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
 
 
