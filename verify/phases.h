@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <string>
 #include <string_view>
 
 #include "bezel/verify/report.h"
@@ -17,6 +18,11 @@ void hooks_hold(const Subject& subject, Phase& phase);
 void weights(const Subject& subject, Phase& phase);
 /// P4: cached = uncached, batch = rows alone, the reference's continuation, where rows end.
 void generation(const Subject& subject, Phase& phase);
+
+/// Says what is being done, and may throw to stop.
+void announce(const Subject& subject, const std::string& what);
+/// The same with the check's name; then the phase has it.
+void add(const Subject& subject, Phase& phase, Check check);
 
 struct PhaseEntry {
   std::string_view id, title;

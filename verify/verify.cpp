@@ -84,6 +84,15 @@ void run_phase(const PhaseEntry& entry, const Subject& subject, Report& report) 
 
 }  // namespace
 
+void announce(const Subject& subject, const std::string& what) {
+  if (subject.on_progress) subject.on_progress(what);
+}
+
+void add(const Subject& subject, Phase& phase, Check check) {
+  announce(subject, check.name);
+  phase.checks.push_back(std::move(check));
+}
+
 std::string model_name(const std::filesystem::path& folder) {
   return std::filesystem::weakly_canonical(folder).filename().string();
 }

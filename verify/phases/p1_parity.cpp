@@ -235,10 +235,7 @@ class ForwardParity {
          .why = "got " + std::to_string(got) + ", the reference " + std::to_string(want)});
   }
 
-  void add(Check check) {
-    if (subject_.on_progress) subject_.on_progress(check.name);
-    phase_.checks.push_back(std::move(check));
-  }
+  void add(Check check) { verify::add(subject_, phase_, std::move(check)); }
 
   const Subject& subject_;
   Phase& phase_;

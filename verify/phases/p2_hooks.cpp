@@ -90,14 +90,9 @@ void HookStudy::note(Check& check, SiteRow at, double measured, const std::strin
   check.why = name(at) + ": " + why;
 }
 
-void HookStudy::begin(const std::string& what) const {
-  if (subject_.on_progress) subject_.on_progress(what);
-}
+void HookStudy::begin(const std::string& what) const { announce(subject_, what); }
 
-void HookStudy::add(Check check) {
-  begin(check.name);
-  phase_.checks.push_back(std::move(check));
-}
+void HookStudy::add(Check check) { verify::add(subject_, phase_, std::move(check)); }
 
 bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std::int64_t n_pos) {
   constexpr std::int64_t kFirst = 3;  // behind padding, end and beginning

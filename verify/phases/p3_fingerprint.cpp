@@ -9,6 +9,7 @@
 #include <set>
 
 #include "bezel/adapters/checkpoint/json.h"
+#include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p3_parts.h"
 
 namespace bezel::verify {

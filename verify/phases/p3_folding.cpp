@@ -6,6 +6,7 @@
 #include <set>
 #include <tuple>
 
+#include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p3_parts.h"
 
 namespace bezel::verify {

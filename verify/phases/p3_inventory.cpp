@@ -9,6 +9,7 @@
 #include <span>
 
 #include "bezel/adapters/weight_reader.h"
+#include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p3_parts.h"
 
 namespace bezel::verify {

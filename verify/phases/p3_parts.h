@@ -42,10 +42,6 @@ struct Offence {
 /// Passes without offences; names the first ones.
 Check offence_check(std::string name, std::string unit, const std::vector<Offence>& offences);
 
-/// Says what is being done, and may throw to stop.
-void announce(const Subject& subject, const std::string& what);
-void add(const Subject& subject, Phase& phase, Check check);
-
 /// Stored bytes of every tensor, config.json and generation_config.json against the bundle.
 void fingerprint_checks(const Subject& subject, const ModelFiles& files, Phase& phase);
 /// What the model lacks, what nothing reads, and whether it holds what the files store.

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bezel/adapters/checkpoint/json.h"
+#include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p3_parts.h"
 
 namespace bezel::verify {

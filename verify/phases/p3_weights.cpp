@@ -52,15 +52,6 @@ Check offence_check(std::string name, std::string unit, const std::vector<Offenc
   return check;
 }
 
-void announce(const Subject& subject, const std::string& what) {
-  if (subject.on_progress) subject.on_progress(what);
-}
-
-void add(const Subject& subject, Phase& phase, Check check) {
-  announce(subject, check.name);
-  phase.checks.push_back(std::move(check));
-}
-
 void weights(const Subject& subject, Phase& phase) {
   const auto files = ModelFiles::open(subject.folder);
   fingerprint_checks(subject, files, phase);

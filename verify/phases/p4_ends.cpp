@@ -7,6 +7,7 @@
 #include <set>
 
 #include "bezel/bridge/generate.h"
+#include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p4_prompts.h"
 
 namespace bezel::verify {
@@ -64,15 +65,11 @@ at::Tensor continued(const Subject& subject, const Ids& ends, const Ids& never) 
 }  // namespace
 
 void row_ends(const Subject& subject, Phase& phase) {
-  const auto add = [&](Check check) {
-    if (subject.on_progress) subject.on_progress(check.name);
-    phase.checks.push_back(std::move(check));
-  };
   const auto& spec = subject.model.spec();
   const Ids wanted = wanted_eos_ids(subject);
   const std::set<std::int64_t> want(wanted.begin(), wanted.end());
   const std::set<std::int64_t> got(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
-  add(ids_check(got, want));
+  add(subject, phase, ids_check(got, want));
   Ids ends, never = {spec.pad_token_id.value_or(0)};
   std::ranges::set_union(got, want, std::back_inserter(never));
   std::erase_if(never, [&](std::int64_t id) { return id < 0 || id >= spec.d_vocab; });
@@ -83,11 +80,13 @@ void row_ends(const Subject& subject, Phase& phase) {
   for (std::size_t i = 0; i < ends.size(); ++i) {
     const auto behind =
         made[static_cast<std::int64_t>(i)].narrow(0, kEndStep + 1, kNewTokens - kEndStep - 1);
-    add({.name = "a row ends at " + std::to_string(ends[i]),
+    add(subject, phase,
+        {.name = "a row ends at " + std::to_string(ends[i]),
          .measured = behind.ne(pad).sum().item<double>(),
          .unit = "tokens behind the end"});
   }
-  add({.name = "a row without an end goes on",
+  add(subject, phase,
+      {.name = "a row without an end goes on",
        .measured = made[static_cast<std::int64_t>(ends.size())].eq(pad).sum().item<double>(),
        .unit = "tokens missing"});
 }

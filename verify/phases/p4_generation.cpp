@@ -218,12 +218,9 @@ class GenerationPhase {
   }
 
   void announce(const std::string& what) const {
-    if (subject_.on_progress) subject_.on_progress("P4 " + prompt_->name + ": " + what);
+    verify::announce(subject_, "P4 " + prompt_->name + ": " + what);
   }
-  void add(Check check) {
-    if (subject_.on_progress) subject_.on_progress(check.name);
-    phase_.checks.push_back(std::move(check));
-  }
+  void add(Check check) { verify::add(subject_, phase_, std::move(check)); }
 
   const Subject& subject_;
   Phase& phase_;
