@@ -5,6 +5,7 @@
 // every tap of the library under test calls `fire` below, which a test can make wrong.
 #include "bezel/verify/phases/p2_hooks.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -46,6 +47,7 @@ Mutant& mutant() {
 
 Phase phase_of(const Bridge& model) {
   const at::NoGradGuard no_gradients;
+  at::set_num_threads(1);  // tensors too small for more
   const Subject subject{.folder = "",
                         .model = model,
                         .bundle = std::nullopt,

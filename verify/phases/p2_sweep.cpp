@@ -177,10 +177,17 @@ class Sweep {
       };
       note_record(record, places[i], edited, i);
       const double effect = differs(kEditedPos, kNPos);
-      study_.note(acts, places[i], effect > 0 ? 0 : 1, "no logit at or after the edit changes");
+      const bool has_effect = effect > leak || (effect > 0 && acts_alone(places[i]));
+      study_.note(acts, places[i], has_effect ? 0 : 1, "no logit at or after the edit changes");
       study_.note(stays, places[i], differs(0, kEditedPos), "changes logits before the edit");
     }
     for (const Check& check : {record, acts, stays}) study_.add(check);
+  }
+
+  // With no other edit in the run: what little changed may be others' edits, through the experts.
+  bool acts_alone(SiteRow at) const {
+    const auto change = [&](const at::Tensor& value, std::size_t) { change_row(value, at, 1); };
+    return gap(visit({at}, change).result.output, visit({at}, &keep).result.output) > 0;
   }
 
   void change_row(const at::Tensor& value, SiteRow at, std::int64_t row) const {
