@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +80,28 @@ class Verifier:
         change(copy)
         return copy
 
-    def run(self, folder: Path, *phases: int, options: tuple[str, ...] = ()) -> Phases:
+    def run(
+        self,
+        folder: Path,
+        *phases: int,
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Phases:
         """What verify_models finds; a refusal is an error."""
         target = self.root / "record.json"
         words = ["--phases", *map(str, phases), "--json", str(target), *options]
-        done = self.call(folder, *words)
+        done = self.call(folder, *words, environment=environment)
         assert done.returncode in (0, 1), done.stderr
         (record,) = json.loads(target.read_text())
         return Phases(done.returncode, record)
 
     @staticmethod
-    def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    def call(
+        folder: Path, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [program(), folder, *words],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
             capture_output=True,
             text=True,
             check=False,
