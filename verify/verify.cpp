@@ -60,8 +60,14 @@ std::optional<Bundle> bundle_of(const std::filesystem::path& folder, const Verif
   return Bundle(path);
 }
 
-// Appends to the report even when it is stopped in the middle.
-void run_phase(const PhaseEntry& entry, const Subject& subject, Report& report) {
+// What nothing foresaw is a failure of what was being done; the other phases still run.
+Check stopped_by(const std::string& doing, const std::string& why) {
+  return {.name = doing, .measured = 1, .unit = "errors", .why = why};
+}
+
+// Appends to the report even when it is stopped in the middle; `doing` is what was announced last.
+void run_phase(const PhaseEntry& entry, const Subject& subject, const std::string& doing,
+               Report& report) {
   const auto start = Clock::now();
   Phase& phase = report.phases.emplace_back(
       Phase{.id = std::string(entry.id), .title = std::string(entry.title), .checks = {}});
@@ -78,6 +84,12 @@ void run_phase(const PhaseEntry& entry, const Subject& subject, Report& report) 
   } catch (const Interrupted&) {
     phase.checks.push_back({.name = "the rest", .why = "interrupted", .is_skipped = true});
     report.is_interrupted = true;
+  } catch (const FormatError&) {
+    throw;  // of the files, not of the model
+  } catch (const Error& error) {
+    phase.checks.push_back(stopped_by(doing, error.what()));
+  } catch (const c10::Error& error) {
+    phase.checks.push_back(stopped_by(doing, error.what_without_backtrace()));
   }
   phase.seconds = std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -100,12 +112,16 @@ std::string model_name(const std::filesystem::path& folder) {
 Report verify(const std::filesystem::path& folder, const VerifyOptions& options) {
   const c10::NoGradGuard no_gradients;
   const auto phases = chosen(options.phases);
+  std::string doing;
   const Subject subject{
       .folder = folder,
       .model = adapters::load(folder, {.dtype = options.dtype, .device = options.device}),
       .bundle = bundle_of(folder, options),
       .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
-      .on_progress = options.on_progress};
+      .on_progress = [&](const std::string& what) {
+        doing = what;
+        if (options.on_progress) options.on_progress(what);
+      }};
   const SmallModelThreads threads(subject.model);
   Report report{.model = model_name(folder),
                 .dtype = word_of(options.dtype),
@@ -114,7 +130,8 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
                 .reference = subject.bundle ? subject.bundle->path().filename().string() : "",
                 .phases = {}};
   for (const PhaseEntry& phase : phases) {
-    run_phase(phase, subject, report);
+    doing = phase.title;
+    run_phase(phase, subject, doing, report);
     if (report.is_interrupted) break;
   }
   return report;
