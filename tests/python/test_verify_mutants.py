@@ -28,10 +28,10 @@ def table() -> list[Any]:
 
 @pytest.mark.parametrize("mutant", table(), ids=lambda mutant: mutant.name)
 def test_each_defect_changes_one_place_of_the_sources(mutant: Any) -> None:
-    text = (ROOT / mutant.file).read_text()
-    assert text.count(mutant.old) == 1
-    assert mutant.new != mutant.old
-    assert mutant.model == "nano" or mutant.model in fixtures.RECIPES
+    for file, old, new in mutant.changes:
+        assert (ROOT / file).read_text().count(old) == 1
+        assert new != old
+    assert mutant.model.startswith("nano") or mutant.model in fixtures.RECIPES
 
 
 def test_there_are_thirty_defects_of_different_names() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LOAD = "load"
+NANO_WITH_ENDS = "nano with three ends"
+
 
 @dataclass(frozen=True)
 class Mutant:
     """`old` stands once in `file`; with `new` in its place the model is wrong.
 
     Attributes:
-        model: "nano", or a recipe of tests/support/fixtures.py.
-        phase: The one that owns it.
-        blames: What the name of the phase's first failure holds.
+        blames: What the name of the first failure, or the refusal, holds.
         layer: The block of the first failure; None: outside of blocks, or any.
+        model: "nano", NANO_WITH_ENDS, or a recipe of tests/support/fixtures.py.
+        phase: The one that owns it; LOAD where the files are refused.
+        also: A second change, (file, old, new), where one alone changes no value.
     """
 
     name: str
@@ -24,6 +28,12 @@ class Mutant:
     layer: int | None = None
     model: str = "nano"
     phase: str = "P1"
+    also: tuple[str, str, str] | None = None
+
+    @property
+    def changes(self) -> list[tuple[str, str, str]]:
+        """Each as (file, old, new)."""
+        return [(self.file, self.old, self.new), *([self.also] if self.also else [])]
 
 
 _ATTEND = "bridge/ops/attend.cpp"
@@ -31,6 +41,7 @@ _ATTENTION = "bridge/attention.cpp"
 _BLOCK = "bridge/block.cpp"
 _EMBEDDING = "bridge/embedding.cpp"
 _FAMILY = "adapters/gemma4.cpp"
+_GENERATE = "bridge/generate.cpp"
 _INPUT = "bridge/input.cpp"
 _MOE = "bridge/moe.cpp"
 _RUN = "hooks/run.cpp"
@@ -55,7 +66,7 @@ MUTANTS = [
     Mutant("left padding seen", "bridge/forward.cpp",
            "return ops::make_mask({input.n_pos, n_keys, attention.window_tokens}, keys_valid,",
            "return ops::make_mask({input.n_pos, n_keys, attention.window_tokens}, {},",
-           "attn.hook_attn_scores", 0),
+           "attn.hook_pattern", 0),
     Mutant("positions that count padding", _INPUT,
            "(prepared.keys_valid.to(at::kLong).cumsum(1) - 1)",
            "(at::ones_like(prepared.keys_valid, at::kLong).cumsum(1) - 1)",
@@ -80,6 +91,12 @@ MUTANTS = [
            "attn.hook_rot_q", 0),
     Mutant("RoPE pairs neighbours", "bridge/ops/rope_kernel.h",
            "x[i + half]", "x[i ^ 1]", "attn.hook_rot_q", 0),
+    Mutant("RoPE pairs (i, i + the number of pairs that turn)", "bridge/ops/rope_kernel.h",
+           "x[i + half]", "x[d == 64 ? (i + 8) % d : i + half]", "attn.hook_rot_q", 4),
+    Mutant("thetas of sliding and full layers exchanged", _FAMILY,
+           'const double theta = fields.number("rope_theta", kSmallest);',
+           'const double theta = text.object("rope_parameters").object(full ? kSliding : kFull)\n'
+           '                           .number("rope_theta", kSmallest);', "attn.hook_rot_q", 0),
     Mutant("exponents of RoPE over the rotated half alone", "bridge/ops/rope.cpp",
            "0, 2 * spec.n_rotated_pairs, 2, options) / d_head",
            "0, 2 * spec.n_rotated_pairs, 2, options) / (2 * spec.n_rotated_pairs)",
@@ -87,14 +104,14 @@ MUTANTS = [
     # --- norms and the stream
     Mutant("gain 1 + w", "bridge/ops/rms_norm_kernel.h",
            "normed(i) * static_cast<float>(row.gain[i])",
-           "normed(i) * (1.0F + static_cast<float>(row.gain[i]))", "attn.hook_q", 0),
+           "normed(i) * (1.0F + static_cast<float>(row.gain[i]))", "ple.hook_context"),
     Mutant("layer scalar left out", _BLOCK,
            "stream * weights.layer_scalar", "stream", "hook_resid_post", 0),
-    Mutant("layer scalar on the branch instead of the stream", _BLOCK,
-           "ops::join(stream, fed, weights.ln2_post, context, kFeedForward, tap);",
-           "ops::join(stream, fed * weights.layer_scalar, weights.ln2_post, context,\n"
-           "                     kFeedForward, tap) / weights.layer_scalar * 1.01;",
-           "ln2_post.hook_scale", 0),
+    Mutant("layer scalar on the last branch instead of the stream", _BLOCK,
+           "  if (weights.ple) {", "  const auto before = stream;\n  if (weights.ple) {",
+           "hook_resid_post", 0,
+           also=(_BLOCK, "stream * weights.layer_scalar",
+                 "before + (stream - before) * weights.layer_scalar")),
     Mutant("post-norm of attention is that of the feed-forward", _BLOCK,
            "attended, weights.ln1_post,", "attended, weights.ln2_post,", "hook_attn_out", 0),
     # --- feed-forward
@@ -102,6 +119,14 @@ MUTANTS = [
            'tap("mlp.hook_pre", gate_up[0])', 'tap("mlp.hook_pre", gate_up[1])', "mlp.hook_pre", 0),
     Mutant("GELU without its cubic term", "bridge/ops/gated_gelu_kernel.h",
            "kCubic = 0.044715F", "kCubic = 0.0F", "mlp.hook_post", 0),
+    Mutant("the second half of MLPs of double width unused", "bridge/mlp.cpp",
+           'tap("mlp.hook_post", ops::gated_gelu(gate, up, context.path));',
+           'tap("mlp.hook_post", ops::gated_gelu(gate, up, context.path));\n'
+           "  if (post.size(-1) > 192) post.narrow(-1, 192, 192).zero_();", "mlp.hook_post", 6),
+    Mutant("double width ignored", _FAMILY,
+           "if (wide && layer.attention.donor) layer.mlp.d_mlp *= 2;",
+           "if (wide && layer.attention.donor) layer.mlp.d_mlp *= 1;",
+           "layers.6.mlp", phase=LOAD),
     # --- embeddings
     Mutant("embeddings without their scale", _EMBEDDING,
            "return at::embedding(table, tokens) * scale;",
@@ -152,13 +177,50 @@ MUTANTS = [
            '  stream = tap("hook_resid_mid", stream);\n'
            "  const auto fed = feed_forward(stream, weights, spec, context, tap);\n",
            "  const auto fed = feed_forward(stream, weights, spec, context, tap);\n"
-           '  stream = tap("hook_resid_mid", stream);\n', "hook_resid_mid", phase="P2"),
+           '  stream = tap("hook_resid_mid", stream);\n', "identity: hook_mlp_in", 0, phase="P2"),
+    Mutant("an activation named after it was used", "bridge/mlp.cpp",
+           "  const auto post = tap(\"mlp.hook_post\", ops::gated_gelu(gate, up, context.path));\n"
+           '  return tap("mlp.hook_out", ops::linear(post, weights.down, context.path));\n',
+           "  const auto post = ops::gated_gelu(gate, up, context.path);\n"
+           "  const auto out = ops::linear(post, weights.down, context.path);\n"
+           '  tap("mlp.hook_post", post);\n'
+           '  return tap("mlp.hook_out", out);\n', "an edit acts: mlp.hook_post", 0, phase="P2"),
+    # --- weights
+    Mutant("keys and values exchanged where they are read", "adapters/load.cpp",
+           "const TensorInfo* stored = take(prefix_ + names.parts[i]);",
+           "const TensorInfo* stored =\n"
+           "          take(prefix_ + names.parts[i == 0 ? 0 : slot.rows.size() - i]);",
+           "joint projections = the files' separate ones", 0, phase="P3"),
+    Mutant("a sharer reads another donor", _FAMILY,
+           "int donor = first_shared - 1;", "int donor = first_shared - 2;",
+           "donors and sharers", 6, phase="P3"),
+    Mutant("a donor gives away keys before RoPE", _ATTENTION,
+           "state.donated[layer] = kv;", "state.donated[layer] = KeysValues{own.k, kv.values};",
+           "keys and values that sharers consume = their donors'", 6, phase="P3"),
     # --- generation
     Mutant("cache keeps one token too few", "bridge/kv_cache.cpp",
            "return *attention.window_tokens - 1;", "return *attention.window_tokens - 2;",
            "", phase="P4"),
-    Mutant("cached tokens stand at 0 again", _INPUT,
-           "const auto n_before = prepared.kv_cache ? prepared.kv_cache->n_seen() : 0;",
-           "const auto n_before = prepared.kv_cache ? 0 * prepared.kv_cache->n_seen() : 0;",
-           "", phase="P4"),
+    # The mask of a step hides what the cache should not have kept, until it too is one too wide.
+    Mutant("cache keeps the window, and steps see it", "bridge/kv_cache.cpp",
+           "return *attention.window_tokens - 1;", "return *attention.window_tokens;",
+           "logits with a KV cache", phase="P4",
+           also=(_ATTEND, "n_before + 1 - *shape.window_tokens",
+                 "n_before + (n_before > 0 ? 0 : 1) - *shape.window_tokens")),
+    Mutant("a new token stands where the last one stood", _GENERATE,
+           "positions_.narrow(1, -1, 1) + 1", "positions_.narrow(1, -1, 1) + 0",
+           "logits with a KV cache", phase="P4"),
+    Mutant("the end of one row ends all", _GENERATE,
+           "end(at::isin(tokens, eos_));", "end(at::isin(tokens, eos_).any().expand_as(open_));",
+           "", phase="P4", model=NANO_WITH_ENDS),
+    Mutant("a row that ended goes on", _GENERATE,
+           "end(at::isin(tokens, eos_));", "end(at::zeros_like(open_));",
+           "", phase="P4", model=NANO_WITH_ENDS),
+    Mutant("list of ends truncated", "adapters/load.cpp",
+           "spec.eos_token_ids = generation->eos_token_ids;",
+           "spec.eos_token_ids = {generation->eos_token_ids.front()};",
+           "", phase="P4", model=NANO_WITH_ENDS),
+    Mutant("a finished row says what it would have said", _GENERATE,
+           "at::where(open_, chosen, bridge_->spec().pad_token_id.value_or(0))", "chosen",
+           "", phase="P4", model=NANO_WITH_ENDS),
 ]  # fmt: skip

@@ -1,28 +1,50 @@
 """Does verify_models catch what it must? `make verify-mutants`: each defect built, run and blamed.
 
-The sources are copied into a scratch folder, built once, and then with one defect at a time.
+The sources are copied into a scratch folder, built once, and then with one defect at a time. The
+table goes to verify/records/mutants.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from mutant_table import MUTANTS, Mutant
+from mutant_table import LOAD, MUTANTS, NANO_WITH_ENDS, Mutant
 
 import bezel
 from support import fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 _BUILT = ("hooks", "bridge", "adapters", "verify", "cmake", "CMakeLists.txt")
+_ENDS = [1, 9, 50]  # of NANO_WITH_ENDS
+_HEAD = """# Deliberate defects, and what verify_models says of them
+
+Written by `make verify-mutants`: each row is a change of the sources, built and run on a small
+model. It is caught where its phase fails and the first failure is the name, in the block, that the
+defect has to be blamed on (`tests/verify/mutant_table.py` says which).
+
+| defect | in | phase | first failure | block | verdict |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a phase found: its verdict and its first failure."""
+
+    verdict: str
+    name: str = ""
+    layer: int | None = None
 
 
 class Scratch:
@@ -64,85 +86,96 @@ class Scratch:
     def make(self) -> None:
         self._run("cmake", "--build", self.build, "--target", "verify_models")
 
+    @functools.cache  # noqa: B019  one scratch folder in a process
     def model(self, name: str) -> Path:
-        """A checkpoint with its reference beside it."""
+        """A checkpoint with its reference beside it, made anew."""
         folder = self.models / name
-        if not (folder / "reference.h5").exists():
-            if name == "nano":
-                shutil.copytree(ROOT / "tests" / "data" / "nano", folder, dirs_exist_ok=True)
-            else:
-                shutil.copytree(
-                    fixtures.make(name, self.models / "made"), folder, dirs_exist_ok=True
-                )
-            bezel.capture_reference(folder, folder / "reference.h5", verbose=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        is_nano = name in ("nano", NANO_WITH_ENDS)
+        made = ROOT / "tests" / "data" / "nano" if is_nano else self._made(name)
+        shutil.copytree(made, folder)
+        if name == NANO_WITH_ENDS:
+            file = folder / "generation_config.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": _ENDS}))
+        bezel.capture_reference(folder, folder / "reference.h5", verbose=False)
         return folder
 
-    def phase(self, mutant: Mutant) -> dict[str, object]:
-        """The phase's part of the record."""
+    def _made(self, name: str) -> Path:
+        return fixtures.make(name, self.models / "made")
+
+    def run(self, mutant: Mutant) -> Finding:
+        """What the program says with the sources as they are."""
         record = self.build / "record.json"
         record.unlink(missing_ok=True)
         words = [self.build / "verify" / "verify_models", self.model(mutant.model)]
-        words += ["--phases", mutant.phase[1:], "--json", record]
+        words += ["--phases", "1" if mutant.phase == LOAD else mutant.phase[1:], "--json", record]
         done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
         if not record.exists():
-            return {"verdict": "error", "origin": {"name": done.stderr.strip(), "layer": None}}
+            return Finding("refused", done.stderr.strip())
         (report,) = json.loads(record.read_text())
         (phase,) = report["phases"]
-        return phase
+        origin = phase["origin"] or {"name": "", "layer": None}
+        return Finding(phase["verdict"], origin["name"], origin["layer"])
 
-    def with_defect(self, mutant: Mutant) -> dict[str, object]:
-        file = self.sources / mutant.file
-        sound = file.read_text()
-        if sound.count(mutant.old) != 1:
-            raise SystemExit(
-                f"{mutant.name}: {mutant.file} has its text {sound.count(mutant.old)} times"
-            )
-        file.write_text(sound.replace(mutant.old, mutant.new))
+    def with_defect(self, mutant: Mutant) -> Finding:
+        sound: dict[Path, str] = {}
         try:
+            for place, old, new in mutant.changes:
+                file = self.sources / place
+                text = file.read_text()
+                sound.setdefault(file, text)
+                if text.count(old) != 1:
+                    raise SystemExit(f"{mutant.name}: {place} has its text {text.count(old)} times")
+                file.write_text(text.replace(old, new))
             self.make()
-            return self.phase(mutant)
+            return self.run(mutant)
         finally:
-            file.write_text(sound)
+            for file, text in sound.items():
+                file.write_text(text)
 
 
-def judged(mutant: Mutant, phase: dict[str, object]) -> str:
+def judged(mutant: Mutant, found: Finding) -> str:
     """'caught', or what is wrong with the catch."""
-    if phase["verdict"] != "failed":
-        return f"not caught: {phase['verdict']}"
-    origin = phase["origin"]
-    assert isinstance(origin, dict)
-    if mutant.blames not in origin["name"]:
-        return f"blamed {origin['name']}"
-    if mutant.layer is not None and origin["layer"] != mutant.layer:
-        return f"blamed block {origin['layer']}"
+    if found.verdict != ("refused" if mutant.phase == LOAD else "failed"):
+        return f"not caught: {found.verdict}"
+    if mutant.blames not in found.name:
+        return "caught, another name is blamed"
+    if mutant.layer is not None and found.layer != mutant.layer:
+        return "caught, another block is blamed"
     return "caught"
+
+
+def row_of(mutant: Mutant, found: Finding) -> str:
+    """A line of the table."""
+    name = mutant.blames if mutant.phase == LOAD and mutant.blames in found.name else found.name
+    cells = [mutant.name, f"`{mutant.file}`", mutant.phase, f"`{name}`"]
+    cells += ["" if found.layer is None else str(found.layer), judged(mutant, found)]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "mutants")
     parser.add_argument("--only", help="defects whose name holds this")
+    parser.add_argument("--write", type=Path, help="the table's file; wants all of it")
     arguments = parser.parse_args()
+    if arguments.only and arguments.write:
+        parser.error("--write wants the whole table: leave --only out")
+    chosen = [mutant for mutant in MUTANTS if (arguments.only or "") in mutant.name]
     scratch = Scratch(arguments.scratch)
     scratch.make()
-    chosen = [mutant for mutant in MUTANTS if (arguments.only or "") in mutant.name]
-    print("| defect | phase | first failure | block | verdict | s |\n|---|---|---|---|---|---|")
-    n_caught = 0
+    text, n_caught = _HEAD, 0
+    print(_HEAD, end="", flush=True)
     for mutant in chosen:
         start = time.perf_counter()
-        phase = scratch.with_defect(mutant)
-        verdict = judged(mutant, phase)
-        n_caught += verdict == "caught"
-        origin = phase["origin"] or {"name": "", "layer": None}
-        assert isinstance(origin, dict)
-        block = "" if origin["layer"] is None else origin["layer"]
-        seconds = time.perf_counter() - start
-        print(
-            f"| {mutant.name} | {mutant.phase} | `{origin['name']}` | {block} | {verdict} "
-            f"| {seconds:.0f} |",
-            flush=True,
-        )
-    print(f"\n{n_caught} of {len(chosen)} caught and blamed on the right name.")
+        found = scratch.with_defect(mutant)
+        n_caught += judged(mutant, found) == "caught"
+        text += row_of(mutant, found)
+        print(row_of(mutant, found)[:-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+    summary = f"\n{n_caught} of {len(chosen)} caught and blamed on the right name.\n"
+    print(summary, end="")
+    if arguments.write:
+        arguments.write.write_text(text + summary)
     return 0 if n_caught == len(chosen) else 1
 
 
