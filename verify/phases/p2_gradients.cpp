@@ -17,10 +17,8 @@ namespace {
 using bridge::Bridge;
 using hooks::SiteRow;
 
-// A central difference is off by the square of its step, and by the rounding of the logits over it.
-// A wrong gradient is off by its own size.
-constexpr double kStep = 1e-5, kTolerance = 1e-4;  // the step in units of the value's size
-constexpr double kLogitNoise = 1e-14;              // of float64 through a model, of their size
+constexpr double kStep = 1e-5;         // in units of the value's size
+constexpr double kLogitNoise = 1e-14;  // of float64 through a model, of their size
 
 Bridge in_float64(const Bridge& model) {
   bridge::Weights weights = model.weights();
@@ -49,7 +47,7 @@ class Gradients {
       : study_(study),
         model_(std::move(model)),
         input_(study_input(model_, 1, 5)),
-        floor_(kLogitNoise / (kStep * kTolerance) *
+        floor_(kLogitNoise / (kStep * study.tolerances().gradient) *
                model_.run(input_).output.norm().item<double>()) {}
 
   void run() {
@@ -105,7 +103,7 @@ class Gradients {
 
   void check(SiteRow at, const hooks::ActivationCache& cache) {
     Check check{.name = "gradient: " + std::string(at.point().name),
-                .tolerance = kTolerance,
+                .tolerance = study_.tolerances().gradient,
                 .unit = "of the gradient's size"};
     study_.begin(check.name);
     const std::string& name = study_.name(at);

@@ -114,13 +114,6 @@ double gap(const at::Tensor& got, const at::Tensor& want) {
   return std::max(apart, std::numeric_limits<double>::min());  // may vanish in float32
 }
 
-Rounding rounding(const Subject& subject) {
-  // bfloat16 keeps 8 bits, and a run rounds a dozen times in each block; a defect of a hook leaves
-  // whole values out.
-  if (subject.dtype() == at::kBFloat16) return {.step = 1e-2, .run = 1e-1};
-  return {.step = subject.tolerances.value, .run = subject.tolerances.value};
-}
-
 bool is_split_input(SiteRow at) {
   const auto name = at.point().name;
   return name == "hook_q_input" || name == "hook_k_input" || name == "hook_v_input";

@@ -20,6 +20,7 @@ class HookStudy {
 
   const Subject& subject() const { return subject_; }
   const bridge::Bridge& model() const { return subject_.model; }
+  const Tolerances& tolerances() const { return subject_.tolerances; }
   const std::vector<int>& layers() const { return layers_; }
   const std::string& name(hooks::SiteRow at) const { return model().inventory().name(at); }
   /// Where a row of the table stands in the model and in these blocks.
@@ -48,12 +49,6 @@ at::Tensor wave_like(const at::Tensor& value);
 
 /// Relative RMS of what lies between two values of one shape; 0 only where they are bit-equal.
 double gap(const at::Tensor& got, const at::Tensor& want);
-
-/// What the order of a sum may change: relative RMS of a value one step on, and of the logits.
-struct Rounding {
-  double step, run;
-};
-Rounding rounding(const Subject& subject);
 
 /// hook_q_input, hook_k_input, hook_v_input: in one block not edited together with ln1.*.
 bool is_split_input(hooks::SiteRow at);

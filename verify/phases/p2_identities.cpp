@@ -50,7 +50,7 @@ class Identities {
   }
 
   std::vector<Check> checks(const std::string& part) const {
-    const double step = rounding(study_.subject()).step;
+    const double step = study_.tolerances().step;
     std::vector<Check> checks;
     for (const Identity& identity : identities()) {
       checks.push_back({.name = part + std::string(identity.row.point().name),

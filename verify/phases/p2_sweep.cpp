@@ -98,7 +98,7 @@ class Sweep {
   double neutral_tolerance() const {
     if (path_ == Path::kOpen) return 0;
     const auto open = study_.model().run(input_, {}, {.path = Path::kOpen}).output;
-    return std::max(rounding(study_.subject()).run, 2 * gap(plain_, open));
+    return std::max(study_.tolerances().run, 2 * gap(plain_, open));
   }
 
   void all_at_once(const std::string& which, const std::function<bool(SiteRow)>& is_chosen) {
@@ -161,7 +161,7 @@ class Sweep {
     const bool has_experts = std::ranges::any_of(
         study_.model().spec().layers, [](const auto& layer) { return layer.moe.has_value(); });
     // Experts multiply the tokens that chose them as one matrix, and a changed token moves others.
-    const double leak = has_experts ? rounding(study_.subject()).run : 0;
+    const double leak = has_experts ? study_.tolerances().run : 0;
     Check record = check_of("recorded as edited", places[0], 0, "offences");
     Check acts = check_of("an edit acts", places[0], 0, "blocks without effect");
     Check stays = check_of("an edit leaves the past", places[0], leak, "relative RMS of logits");

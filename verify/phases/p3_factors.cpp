@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::int64_t kVectors = 4;
 constexpr std::int64_t kWholeProduct = 2048;  // wider ones are applied factor by factor
-constexpr double kRounding = 1e-10;           // float64, sums of some thousand terms
 
 /// The matrices of one layer's attention, float64 on the CPU, and those of the files.
 struct Matrices {
@@ -124,12 +123,13 @@ void factor_checks(const Subject& subject, const ModelFiles& files, Phase& phase
   const Factors factors(subject, files);
   const auto random = at::make_generator<at::CPUGeneratorImpl>(5);
   const auto& spec = subject.model.spec();
-  Check qk{.name = "W_Q^T W_K, in float64", .tolerance = kRounding, .unit = "relative"};
-  Check ov{.name = "W_O W_V, in float64", .tolerance = kRounding, .unit = "relative"};
+  const double rounding = subject.tolerances.algebra;
+  Check qk{.name = "W_Q^T W_K, in float64", .tolerance = rounding, .unit = "relative"};
+  Check ov{.name = "W_O W_V, in float64", .tolerance = rounding, .unit = "relative"};
   const auto keep_worst = [&](Check& check, double measured, int layer) {
     if (!(measured > check.measured)) return;
     check.measured = measured;
-    if (measured > kRounding && !check.layer) check.layer = layer;
+    if (measured > rounding && !check.layer) check.layer = layer;
   };
   for (int layer = 0; layer < spec.n_layers; ++layer) {
     announce(subject, "P3 factors of layer " + std::to_string(layer));

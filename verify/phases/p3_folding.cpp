@@ -18,7 +18,6 @@ using bridge::Weights;
 
 constexpr std::int64_t kPartOfVocab = 1024;
 constexpr std::int64_t kTokens = 24;
-constexpr double kRounding = 1e-10;  // float64 has 16 digits; some hundred sums of ten layers
 
 enum class Extent : std::uint8_t { kWhole, kOfEachKind };
 
@@ -117,7 +116,7 @@ void compare_runs(const bridge::Bridge& plain, const bridge::Bridge& other,
   if (check.verdict() != Verdict::kFailed) return;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto name = "blocks." + std::to_string(i) + ".hook_resid_post";
-    if (apart(got.cache->at(name), want.cache->at(name)) <= kRounding) continue;
+    if (apart(got.cache->at(name), want.cache->at(name)) <= check.tolerance) continue;
     check.layer = layers[i];
     check.why = "the stream differs first behind layer " + std::to_string(layers[i]);
     return;
@@ -134,7 +133,7 @@ void folding_checks(const Subject& subject, Phase& phase, std::int64_t whole_par
   const auto spec = spec_of(whole, layers);
   announce(subject, "P3 folding");
   Check check{.name = "logits with gains folded into the matrices behind them, in float64",
-              .tolerance = kRounding,
+              .tolerance = subject.tolerances.algebra,
               .unit = "of the largest logit"};
   if (spec.n_layers < whole.n_layers) {
     check.name +=

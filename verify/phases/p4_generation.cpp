@@ -22,11 +22,6 @@ constexpr double kTwoLogits = 2.0;
 constexpr double kTwoRuns = 2.0;  // the same of two runs in bfloat16
 // bfloat16: errors of single logits, in units of their root mean square; 3 of 1000 are larger.
 constexpr double kSigmas = 3.0;
-// bfloat16 without a reference: of tests/data/nano and the fixtures, rounded up.
-constexpr double kBfloat16Error = 0.05;
-// Shares of repeated tokens and new n-grams over all cases: other texts behind near-ties moved them
-// by 0.15 at most in the fixtures; loops beside prose move them by more than 0.5.
-constexpr double kTexts = 0.3;
 
 at::Tensor filled_up(const at::Tensor& tokens, std::int64_t n_new, std::int64_t pad) {
   const std::int64_t n_missing = n_new - tokens.size(1);
@@ -98,10 +93,11 @@ class GenerationPhase {
   }
   // Of the reference's cases, the worst: those of one text jump with each expert chosen otherwise.
   double own_bfloat16_error() const {
-    if (!subject_.bundle) return kBfloat16Error;
+    if (!subject_.bundle) return subject_.tolerances.own_error;
     double worst = 0;
     for (const std::string& name : subject_.bundle->cases()) {
-      worst = std::max(worst, subject_.bundle->bfloat16(name).logits_relative_rms);
+      worst =
+          std::max(worst, subject_.bundle->bfloat16(name, Against::kRounded).logits_relative_rms);
     }
     return worst;
   }
@@ -207,7 +203,7 @@ class GenerationPhase {
       std::snprintf(numbers, sizeof(numbers), "bezel %.3f, the reference %.3f", a, b);
       add({.name = std::string("all cases: ") + what,
            .measured = std::abs(a - b),
-           .tolerance = kTexts,
+           .tolerance = subject_.tolerances.texts,
            .unit = "share",
            .why = numbers + verdict});
     };
