@@ -106,13 +106,16 @@ xt::xarray<float> Bundle::loss_per_token(const std::string& input) const {
   return file_.read<float>(at(input, "loss_per_token"));
 }
 
-ReferenceBfloat16 Bundle::bfloat16(const std::string& input) const {
-  const auto number = [&](const char* what) { return file_.read<double>(at(input, what)).flat(0); };
-  return {.names = file_.read_texts(at(input, "bfloat16/name")),
-          .relative_rms = file_.read<double>(at(input, "bfloat16/relative_rms")),
-          .logits_relative_rms = number("bfloat16/logits_relative_rms"),
-          .logits_kl = number("bfloat16/logits_kl"),
-          .top1 = number("bfloat16/top1")};
+ReferenceBfloat16 Bundle::bfloat16(const std::string& input, Against against) const {
+  const auto place = at(input, against == Against::kStored ? "bfloat16/stored/" : "bfloat16/");
+  const auto number = [&](const char* what) { return file_.read<double>(place + what).flat(0); };
+  ReferenceBfloat16 found{.names = file_.read_texts(place + "name"),
+                          .relative_rms = file_.read<double>(place + "relative_rms"),
+                          .logits_relative_rms = number("logits_relative_rms"),
+                          .logits_kl = number("logits_kl"),
+                          .top1 = number("top1")};
+  if (found.names.size() == found.relative_rms.size()) return found;
+  throw FormatError(path_.string() + ": " + place + " has columns of different lengths");
 }
 
 ReferenceGreedy Bundle::greedy(const std::string& input) const {

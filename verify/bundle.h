@@ -37,7 +37,11 @@ struct ReferenceLogits {
   xt::xarray<float> full;              // [batch n d_vocab]
 };
 
-/// The reference in bfloat16 beside itself in float32, of the same rounded weights.
+/// The float32 run that the reference's bfloat16 is held against: of the weights as bfloat16 rounds
+/// them, or of those of the checkpoint, which gave this bundle's values.
+enum class Against : std::uint8_t { kRounded, kStored };
+
+/// The reference in bfloat16 beside itself in float32.
 struct ReferenceBfloat16 {
   std::vector<std::string> names;
   xt::xarray<double> relative_rms;  // [name]
@@ -76,7 +80,7 @@ class Bundle {
   ReferenceLogits logits(const std::string& input) const;
   double loss(const std::string& input) const;
   xt::xarray<float> loss_per_token(const std::string& input) const;  // [batch pos-1]
-  ReferenceBfloat16 bfloat16(const std::string& input) const;
+  ReferenceBfloat16 bfloat16(const std::string& input, Against against) const;
   ReferenceGreedy greedy(const std::string& input) const;
 
  private:

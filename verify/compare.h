@@ -15,8 +15,9 @@ inline constexpr float kHidden = -1e30F;
 struct Comparison {
   double max_abs = 0;       // of finite differences
   double relative_rms = 0;  // |got - want| / |want|; infinite when got is not finite where want is
-  double cosine = 1;        // of got and want; 1 where both are zero
-  std::size_t n_nan = 0, n_infinite = 0;  // of got
+  double gap_squares = 0, want_squares = 0;  // sums over what is finite and seen in both
+  double cosine = 1;                         // of got and want; 1 where both are zero
+  std::size_t n_nan = 0, n_infinite = 0;     // of got
   /// The first element further off than ten times what the tolerance allows on average, or not
   /// finite; where there is none, the furthest one.
   std::vector<std::size_t> first_bad;

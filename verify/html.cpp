@@ -70,7 +70,8 @@ std::string row_of(const std::string& check) {
 std::vector<std::pair<std::string, Series>> series_of(const Phase& phase) {
   std::vector<std::pair<std::string, Series>> series;
   for (const Check& check : phase.checks) {
-    if (!check.layer || check.unit != "relative RMS" || check.is_skipped) continue;
+    const bool is_error = check.unit == "relative RMS" || check.unit.starts_with("times the ");
+    if (!check.layer || !is_error || check.is_skipped) continue;
     const auto row = row_of(check.name);
     auto found = std::ranges::find(series, row, [](const auto& named) { return named.first; });
     if (found == series.end()) found = series.insert(found, {row, {}});

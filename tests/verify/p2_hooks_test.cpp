@@ -16,6 +16,7 @@
 
 #include "bezel/hooks/run.h"
 #include "bezel/verify/phases.h"
+#include "bezel/verify/phases/p1_run.h"
 #include "tests/bridge/tiny.h"
 
 using bezel::hooks::Run;
@@ -231,6 +232,36 @@ TEST_P(Mutants, AreFoundAndBlamedOnTheirNameAndBlock) {
   ASSERT_NE(phase.origin(), nullptr);
   EXPECT_EQ(phase.origin()->name, one.found_by);
   EXPECT_EQ(phase.origin()->layer, one.layer) << words_of(phase);
+}
+
+at::Tensor doubled(Run& run, SiteRow at, const at::Tensor& value) {
+  return real(run, at, value * 2);
+}
+
+// Of P1: the cache has one copy for a donor and those that share with it.
+TEST(WatchedRun, ShowsKeysAndValuesAsSharersConsumeThem) {
+  const Bridge model = bridge::tiny_bridge(bridge::sharing_spec());
+  const std::string made = "blocks.3.attn.hook_rot_k", consumed = "blocks.6.attn.hook_shared_k";
+  const auto at = model.inventory().resolve(consumed);
+  mutant() = {.defect = &doubled, .at = {at}};
+  const auto run = watched_run(model, {.tokens = bridge::tiny_tokens(1, 6)},
+                               {model.inventory().resolve(made), at});
+  mutant() = {};
+  EXPECT_TRUE(at::equal(run.at(consumed), run.at(made) * 2));
+}
+
+TEST(WatchedRun, TakesTheExpertsThatItIsGivenAndShowsThoseThatItWouldHaveTaken) {
+  const Bridge model = bridge::tiny_bridge(bridge::experts_spec());
+  const std::string indices = "blocks.1.moe.hook_expert_indices",
+                    weights = "blocks.1.moe.hook_expert_weights";
+  const std::vector<SiteRow> names = {model.inventory().resolve(indices),
+                                      model.inventory().resolve(weights)};
+  const bridge::Input input{.tokens = bridge::tiny_tokens(1, 6)};
+  const auto plain = watched_run(model, input, names);
+  const auto chosen = plain.at(indices);
+  const auto other = watched_run(model, input, names, {{indices, chosen.flip(-1)}});
+  EXPECT_TRUE(at::equal(other.at(indices), chosen));
+  EXPECT_LT(bridge::distance(other.at(weights), plain.at(weights).flip(-1)), 1e-12);
 }
 
 INSTANTIATE_TEST_SUITE_P(OfHooks, Mutants, ::testing::ValuesIn(kCases),

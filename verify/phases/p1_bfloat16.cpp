@@ -1,0 +1,175 @@
+#include "bezel/verify/phases/p1_bfloat16.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "bezel/verify/phases.h"
+
+namespace bezel::verify {
+namespace {
+
+// Two probabilities are off by the bound on their error; 3 of 1000 by more than three of these.
+constexpr double kSigmas = 3.0, kTwoProbs = 2.0;
+
+bool is_choice(const std::string& name) { return name.ends_with(".moe.hook_expert_indices"); }
+
+std::string probs_beside(const std::string& choice) {
+  return choice.substr(0, choice.rfind('.')) + ".hook_router_probs";
+}
+
+double root_mean_square(const xt::xarray<float>& values) {
+  double squares = 0;
+  for (const float x : values) squares += static_cast<double>(x) * x;
+  return std::sqrt(squares / static_cast<double>(std::max<std::size_t>(values.size(), 1)));
+}
+
+void join(OtherChoices& all, OtherChoices one) {
+  if (all.n_far == 0) all.place = std::move(one.place);
+  all.n_far += one.n_far;
+  all.n_other += one.n_other;
+  all.n += one.n;
+}
+
+Check choice_check(const std::string& name, const OtherChoices& choices) {
+  return {.name = name,
+          .measured = choices.n_far,
+          .unit = "experts chosen otherwise that are no near-tie",
+          .why = std::to_string(choices.n_other / std::max(choices.n, 1.0)) +
+                 " of all are chosen otherwise",
+          .place = choices.place};
+}
+
+}  // namespace
+
+ExpertChoices choices_of(const Bundle& bundle, const std::string& input,
+                         const std::vector<std::string>& names) {
+  ExpertChoices choices;
+  for (const std::string& name : names) {
+    if (!is_choice(name)) continue;
+    const auto value = bundle.value(input, name);
+    if (!value.sample) choices[name] = to_tensor(value.integers);
+  }
+  return choices;
+}
+
+OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
+                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
+                           double near_tie) {
+  OtherChoices found;
+  for (std::size_t row = 0; row < want.shape(0); ++row) {
+    for (std::size_t pos = 0; pos < want.shape(1); ++pos) {
+      if (!input.is_valid(row, pos)) continue;
+      for (std::size_t slot = 0; slot < want.shape(2); ++slot) {
+        const auto ours = got(row, pos, slot), theirs = want(row, pos, slot);
+        ++found.n;
+        if (ours == theirs) continue;
+        ++found.n_other;
+        const double apart = std::abs(probs(row, pos, ours) - probs(row, pos, theirs));
+        if (apart <= near_tie) continue;
+        if (found.n_far++ == 0) found.place = {row, pos, slot};
+      }
+    }
+  }
+  return found;
+}
+
+void Bfloat16Parity::begin(const Case& input) {
+  input_ = input;
+  is_blind_ = false;
+  // Against the values of this file, as we are: what rounding the weights does is in both errors.
+  const auto own = subject_.bundle->bfloat16(input.name, Against::kStored);
+  own_.clear();
+  for (std::size_t i = 0; i < own.names.size(); ++i) own_[own.names[i]] = own.relative_rms(i);
+  own_kl_ = own.logits_kl;
+  own_top1_ = own.top1;
+}
+
+void Bfloat16Parity::take(hooks::SiteRow at, const at::Tensor& value,
+                          const ReferenceValue& reference) {
+  const std::string& name = subject_.model.inventory().name(at);
+  is_blind_ = is_blind_ || (is_choice(name) && reference.sample);
+  if (is_blind_) return;
+  if (is_choice(name)) return take_choice(name, value, reference);
+  const double own = own_[name];
+  const double bound = subject_.tolerances.times_reference * own;
+  const auto compared = compare_value(input_, value, reference, bound);
+  Value& pooled = values_[name];
+  pooled.error.take(compared.whole, own, input_.name + ": " + compared.why, compared.place);
+  pooled.is_part = reference.sample.has_value();
+}
+
+void Bfloat16Parity::take_choice(const std::string& name, const at::Tensor& value,
+                                 const ReferenceValue& reference) {
+  const auto probs = subject_.bundle->value(input_.name, probs_beside(name)).numbers;
+  const double error = subject_.tolerances.times_reference * own_[probs_beside(name)];
+  const double near_tie = kSigmas * std::sqrt(kTwoProbs) * error * root_mean_square(probs);
+  join(choices_[name],
+       other_choices(input_, to_whole_xarray(value), reference.integers, probs, near_tie));
+}
+
+void Bfloat16Parity::take_logits(const std::string& what, const Likelihoods& found) {
+  auto at = std::ranges::find(logits_, what, &Logits::what);
+  if (at == logits_.end()) at = logits_.insert(at, {.what = what, .ours = {}});
+  at->ours.kl += found.kl;
+  at->ours.n_top += found.n_top;
+  at->ours.n += found.n;
+  at->own_kl += own_kl_ * found.n;
+  at->own_top += own_top1_ * found.n;
+}
+
+Check Bfloat16Parity::value_check(const std::string& name, const Value& value) const {
+  const auto& tolerances = subject_.tolerances;
+  return value.error.check(name,
+                           tolerances.times_reference * (value.is_part ? tolerances.times_part : 1),
+                           "times the reference's own error");
+}
+
+std::vector<Check> Bfloat16Parity::logits_checks() const {
+  std::vector<Check> checks;
+  for (const Logits& logits : logits_) {
+    const double n = std::max(logits.ours.n, 1.0);
+    const double times = subject_.tolerances.times_reference;
+    checks.push_back(
+        {.name = "all cases: " + logits.what + ", KL from the reference's",
+         .measured = logits.ours.kl / n,
+         .tolerance = std::max(times * times * logits.own_kl / n, subject_.tolerances.kl),
+         .unit = "nats",
+         .why = "the reference's own is " + std::to_string(logits.own_kl / n)});
+    checks.push_back({.name = "all cases: " + logits.what + ", the likeliest token",
+                      .measured = (logits.own_top - logits.ours.n_top) / n,
+                      .tolerance = subject_.tolerances.top1,
+                      .unit = "share of positions less than the reference's own agreement",
+                      .why = "it is the reference's at " + std::to_string(logits.ours.n_top / n) +
+                             " of all, in the reference's own bfloat16 at " +
+                             std::to_string(logits.own_top / n)});
+  }
+  return checks;
+}
+
+void Bfloat16Parity::finish(Phase& phase) {
+  for (const hooks::SiteRow at : subject_.model.inventory().rows()) {
+    const std::string& name = subject_.model.inventory().name(at);
+    const auto value = values_.find(name);
+    const auto choices = choices_.find(name);
+    if (value == values_.end() && choices == choices_.end()) continue;
+    const std::string title = "all cases: " + name;
+    auto check = value == values_.end() ? choice_check(title, choices->second)
+                                        : value_check(title, value->second);
+    check.layer = subject_.model.inventory().site(at.site).layer;
+    add(subject_, phase, std::move(check));
+  }
+  if (is_blind_) {
+    add(subject_, phase,
+        {.name = "names behind the first experts",
+         .why = "the bundle keeps a part of the experts' choices; in bfloat16 near-ties go to "
+                "others, and what follows cannot be compared. Use --dtype float32",
+         .is_skipped = true});
+  }
+  for (Check& check : logits_checks()) add(subject_, phase, std::move(check));
+  for (Check& check : losses_) add(subject_, phase, std::move(check));
+}
+
+}  // namespace bezel::verify

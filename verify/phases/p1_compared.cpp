@@ -1,0 +1,127 @@
+#include "bezel/verify/phases/p1_compared.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "bezel/verify/compare.h"
+#include "bezel/verify/subject.h"
+
+namespace bezel::verify {
+namespace {
+
+using Kept = std::vector<std::vector<std::size_t>>;  // places along each axis
+
+bool is_position(const std::string& axis) {
+  return axis == "pos" || axis == "q_pos" || axis == "k_pos";
+}
+
+std::vector<std::size_t> all_of(std::size_t n) {
+  std::vector<std::size_t> all(n);
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+/// Which elements of one row are compared: places in the run's value, and in the reference's.
+struct Pairing {
+  Kept got, want;
+};
+
+Pairing pair_up(const Case& input, std::size_t row, const ReferenceValue& reference,
+                const std::vector<std::size_t>& got_shape) {
+  Pairing pairing;
+  for (std::size_t axis = 0; axis < reference.axes.size(); ++axis) {
+    const std::string& word = reference.axes[axis];
+    const bool is_sampled_position = reference.sample && word != "k_pos" && is_position(word);
+    const bool is_sampled_dim = reference.sample && axis + 1 == reference.axes.size();
+    std::vector<std::size_t> places = all_of(got_shape[axis]);
+    if (is_sampled_position) {
+      places.assign(reference.sample->positions.begin(), reference.sample->positions.end());
+    } else if (is_sampled_dim && !is_position(word)) {
+      places.assign(reference.sample->dims.begin(), reference.sample->dims.end());
+    }
+    std::vector<std::size_t> got, want;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const bool is_kept = axis == 0           ? i == row
+                           : is_position(word) ? input.is_valid(row, places[i])
+                                               : true;
+      if (!is_kept) continue;
+      got.push_back(places[i]);
+      want.push_back(i);
+    }
+    pairing.got.push_back(std::move(got));
+    pairing.want.push_back(std::move(want));
+  }
+  return pairing;
+}
+
+std::vector<std::size_t> place_in(const Kept& kept, const std::vector<std::size_t>& index) {
+  std::vector<std::size_t> place;
+  for (std::size_t axis = 0; axis < index.size(); ++axis) place.push_back(kept[axis][index[axis]]);
+  return place;
+}
+
+std::string words_of(const Comparison& comparison) {
+  std::string words = "max |difference| " + std::to_string(comparison.max_abs) + ", cosine " +
+                      std::to_string(comparison.cosine);
+  if (comparison.n_nan > 0) words += ", " + std::to_string(comparison.n_nan) + " NaN";
+  if (comparison.n_infinite > 0) {
+    words += ", " + std::to_string(comparison.n_infinite) + " infinite";
+  }
+  return words;
+}
+
+/// Of one row, with its share of the sums over all of them.
+struct Row {
+  Compared compared;
+  double gap = 0, want = 0;  // sums of squares
+};
+
+Row compare_row(const at::Tensor& value, const ReferenceValue& reference, const Pairing& pairing,
+                double tolerance) {
+  if (reference.is_integer) {
+    const auto first = first_difference(select(to_whole_xarray(value), pairing.got),
+                                        select(reference.integers, pairing.want));
+    if (!first) return {};
+    return {{INFINITY, INFINITY, place_in(pairing.got, *first), "another whole number"}};
+  }
+  const auto found = compare(select(to_xarray(value), pairing.got),
+                             select(reference.numbers, pairing.want), tolerance);
+  return {{found.relative_rms, INFINITY, place_in(pairing.got, found.first_bad), words_of(found)},
+          found.gap_squares,
+          found.want_squares};
+}
+
+// Why the two cannot be compared; empty where they can.
+std::string mismatch(const std::vector<std::size_t>& shape, const ReferenceValue& reference) {
+  if (shape.size() != reference.axes.size()) {
+    return "has " + std::to_string(shape.size()) + " axes, the reference " +
+           std::to_string(reference.axes.size());
+  }
+  const auto& stored =
+      reference.is_integer ? reference.integers.shape() : reference.numbers.shape();
+  const bool fits = std::equal(shape.begin(), shape.end(), stored.begin(), stored.end());
+  return reference.sample || fits ? "" : "has another shape than the reference";
+}
+
+}  // namespace
+
+Compared compare_value(const Case& input, const at::Tensor& value, const ReferenceValue& reference,
+                       double tolerance) {
+  const std::vector<std::size_t> shape(value.sizes().begin(), value.sizes().end());
+  if (const auto why = mismatch(shape, reference); !why.empty()) {
+    return {INFINITY, INFINITY, {}, why};
+  }
+  Compared worst;
+  double gap = 0, want = 0;
+  for (std::size_t row = 0; row < input.n_rows(); ++row) {
+    auto one = compare_row(value, reference, pair_up(input, row, reference, shape), tolerance);
+    gap += one.gap;
+    want += one.want;
+    if (worst.place.empty() || one.compared.error > worst.error) worst = std::move(one.compared);
+  }
+  worst.whole = std::isfinite(worst.error) && gap > 0 ? std::sqrt(gap / want) : worst.error;
+  return worst;
+}
+
+}  // namespace bezel::verify

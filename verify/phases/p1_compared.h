@@ -1,0 +1,37 @@
+// A value of a run beside the reference's: which elements are compared, and how far apart they are.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+#include <xtensor/xarray.hpp>
+
+#include "bezel/verify/bundle.h"
+
+namespace bezel::verify {
+
+/// One input, and which of its positions are text.
+struct Case {
+  std::string name;
+  xt::xarray<std::int64_t> mask;  // [batch pos], 0 at padding; [batch 0]: nothing is padding
+
+  std::size_t n_rows() const { return mask.shape(0); }
+  bool is_valid(std::size_t row, std::size_t pos) const {
+    return mask.shape(1) == 0 || mask(row, pos) != 0;
+  }
+};
+
+struct Compared {
+  double error = 0;                // relative RMS of the worst row; infinite for what cannot be
+  double whole = 0;                // the same of all rows
+  std::vector<std::size_t> place;  // index of the worst row's first bad element
+  std::string why;                 // what is wrong there
+};
+
+/// Whole numbers must be equal. `tolerance` tells bad elements from others.
+Compared compare_value(const Case& input, const at::Tensor& value, const ReferenceValue& reference,
+                       double tolerance);
+
+}  // namespace bezel::verify
