@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CMAKE_BUILD := cmake --build $(BUILD) --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench bench-peers parity verify-mutants fuzz clean
+.PHONY: help setup setup-lint setup-fuzz configure package build demo test lint format names bench bench-peers parity verify verify-mutants fuzz clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,8 +77,14 @@ bench-peers: build  ## the same beside TransformerLens and nnsight (in .venv-pee
 	@.venv-peers/bin/python -m pip install --quiet -r tests/bench/peers.txt
 	@$(MAKE) bench PEERS=.venv-peers/bin/python
 
+verify: package  ## verify_models on the small models; writes verify/records
+	@$(CMAKE_BUILD) --target verify_models
+	@PYTHONPATH=$(BUILD)/python $(PYTHON_IN_VENV) tests/verify/records.py \
+	  --program $(BUILD)/verify/verify_models
+
 verify-mutants: package  ## deliberate defects: does verify_models catch and blame each?
-	@PYTHONPATH=$(BUILD)/python $(PYTHON_IN_VENV) tests/verify/mutants.py
+	@PYTHONPATH=$(BUILD)/python $(PYTHON_IN_VENV) tests/verify/mutants.py \
+	  --write verify/records/mutants.md
 
 parity: package  ## the accuracy tables: every name against transformers
 	@$(PYTHON_IN_VENV) tests/bench/parity.py $(MODEL) $(if $(WRITE),--write $(WRITE))

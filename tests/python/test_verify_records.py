@@ -1,0 +1,93 @@
+"""The committed records are of every small model and every phase, and all of it passed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bezel
+from support.lab import Lab
+from support.references import NAMES, NANO
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "verify" / "records"
+LARGEST_BYTES = 150_000
+
+
+@pytest.fixture(scope="module")
+def records() -> Iterator[Any]:
+    """The module that writes them."""
+    sys.path.insert(0, str(ROOT / "tests" / "verify"))
+    import records
+
+    yield records
+    sys.path.remove(str(ROOT / "tests" / "verify"))
+
+
+def read(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
+    return record
+
+
+def phases_of_the_program() -> list[str]:
+    return re.findall(r'PhaseEntry\{"(P\d)"', (ROOT / "verify" / "phases.h").read_text())
+
+
+def test_there_is_a_record_of_every_small_model() -> None:
+    assert {path.stem for path in RECORDS.glob("*.json")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_phase_passed(name: str) -> None:
+    record = read(name)
+    assert record["passed"]
+    assert [phase["id"] for phase in record["phases"]] == phases_of_the_program()
+    assert {phase["verdict"] for phase in record["phases"]} == {"passed"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_the_model_was_compared_in_every_case(lab: Lab, name: str) -> None:
+    folder = NANO if name == "nano" else lab.folder(name)
+    record = read(name)
+    parity, *_ = record["phases"]
+    compared = {key: found for group in parity["checks"].values() for key, found in group.items()}
+    for point in bezel.Bridge.from_pretrained(folder).hook_points():
+        assert len(compared[point.name]) == len(record["cases"]) == 9
+        assert None not in compared[point.name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_measured_value_is_within_its_tolerance(records: Any, name: str) -> None:
+    record = read(name)
+    for phase in record["phases"]:
+        for check, value, tolerance in records.measured_in(record, phase):
+            assert value <= tolerance, check
+
+
+def test_the_page_is_that_of_the_files(records: Any) -> None:
+    assert (RECORDS / "README.md").read_text() == records.page([read(name) for name in NAMES])
+
+
+def test_records_are_small() -> None:
+    for path in RECORDS.iterdir():
+        assert path.stat().st_size <= LARGEST_BYTES
+
+
+def test_what_was_measured_is_kept(records: Any) -> None:
+    check = {"unit": "relative RMS", "tolerance": 1e-5, "verdict": "passed", "measured": 1.23e-7}
+    phase = {"id": "P1", "title": "parity", "verdict": "passed", "seconds": 3.0, "origin": None}
+    checks = [check | {"name": "a: x"}, check | {"name": "b: x", "measured": 0.0}]
+    checks += [check | {"name": "c: x", "measured": "nan"}, check | {"name": "y", "tolerance": 0.0}]
+    record = {"model": "m", "dtype": "float32", "device": "cpu", "versions": "", "passed": True}
+    short = records.in_short(record | {"phases": [phase | {"checks": checks}]}, ["a", "b"])
+    assert json.loads(records.as_text(short)) == short
+    assert short["phases"][0]["checks"] == {
+        "relative RMS, allowed 1e-05": {"x": [1.2e-07, 0], "c: x": "nan"},
+        "relative RMS, allowed 0": {"y": 1.2e-07},
+    }

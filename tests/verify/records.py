@@ -1,0 +1,160 @@
+"""What verify_models says of the small models, kept in verify/records: `make verify`.
+
+A record of the program has a hundred bytes and more for each of some thousand checks. Kept here is
+every check with what it measured, to two digits (machines differ in the third), and no times:
+
+    {"model", "dtype", "device", "versions", "passed", "cases": names of the inputs,
+     "phases": [{"id", "title", "verdict",
+                 "checks": {"unit, allowed tolerance": {name: measured, or one for each case}}}]}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import bezel
+from support import fixtures
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "verify" / "records"
+NAMES = ("nano", *fixtures.RECIPES)
+Record = dict[str, Any]
+_HEAD = """# What verify_models says of the small models
+
+Written by `make verify`: the trained miniature and the fixtures that transformers makes, each held
+against a reference captured of it in the same run. The worst check is the one that comes nearest to
+its tolerance. Each model's checks stand in its file, with what they measured;
+[mutants.md](mutants.md) shows what makes them fail.
+
+"""
+
+
+class Worst(NamedTuple):
+    """The check that comes nearest to its tolerance."""
+
+    share: float
+    name: str
+
+
+def in_short(record: Record, cases: list[str]) -> Record:
+    """The record as it is kept."""
+    kept = {key: record[key] for key in ("model", "dtype", "device", "versions", "passed")}
+    return kept | {"cases": cases, "phases": [_phase(phase, cases) for phase in record["phases"]]}
+
+
+def _phase(phase: Record, cases: list[str]) -> Record:
+    checks: dict[str, dict[str, Any]] = {}
+    for check in phase["checks"]:
+        group = checks.setdefault(f"{check['unit']}, allowed {check['tolerance']:.2g}", {})
+        case, _, name = check["name"].partition(": ")
+        if case in cases:
+            group.setdefault(name, [None] * len(cases))[cases.index(case)] = _rounded(check)
+        else:
+            group[check["name"]] = _rounded(check)
+    return {key: phase[key] for key in ("id", "title", "verdict")} | {"checks": checks}
+
+
+def _rounded(check: Record) -> Any:
+    if check["verdict"] == "skipped":
+        return f"skipped: {check['why']}"
+    measured = check["measured"]
+    return measured if isinstance(measured, str) else float(f"{measured:.1e}") or 0
+
+
+def as_text(value: Any, indent: str = "") -> str:
+    """JSON in which only objects and lists of objects take more than a line."""
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(key)}: {as_text(held, indent + ' ')}" for key, held in value.items()]
+        opening, closing = "{", "}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        inner = [as_text(held, indent + " ") for held in value]
+        opening, closing = "[", "]"
+    else:
+        return json.dumps(value)
+    body = ",\n".join(f"{indent} {line}" for line in inner)
+    return f"{opening}\n{body}\n{indent}{closing}"
+
+
+def measured_in(record: Record, phase: Record) -> Iterator[tuple[str, Any, float]]:
+    """Name, measured value and tolerance of each check."""
+    for group, checks in phase["checks"].items():
+        tolerance = float(group.rpartition(" ")[2])
+        for name, found in checks.items():
+            if not isinstance(found, list):
+                yield name, found, tolerance
+                continue
+            for case, value in zip(record["cases"], found, strict=True):
+                if value is not None:
+                    yield f"{case}: {name}", value, tolerance
+
+
+def worst_of(record: Record) -> Worst:
+    """Over all phases."""
+    shares = [
+        Worst(value / tolerance, name)
+        for phase in record["phases"]
+        for name, value, tolerance in measured_in(record, phase)
+        if tolerance > 0 and not isinstance(value, str)
+    ]
+    return max(shares, default=Worst(0.0, ""))
+
+
+def page(records: list[Record]) -> str:
+    """The table of all records."""
+    phases = [f"{phase['id']} {phase['title']}" for phase in records[0]["phases"]]
+    rows = [["model", *phases, "worst check", "of its tolerance"]]
+    rows.append(["---"] * (len(phases) + 2) + ["--:"])
+    for record in records:
+        verdicts = [
+            f"{phase['verdict']}, {sum(1 for _ in measured_in(record, phase))} checks"
+            for phase in record["phases"]
+        ]
+        worst = worst_of(record)
+        name = f"[{record['model']}]({record['model']}.json)"
+        rows.append([name, *verdicts, f"`{worst.name}`", f"{worst.share:.2f}"])
+    first = records[0]
+    made = f"{first['dtype']} on {first['device']}; reference: {first['versions']}\n"
+    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows) + "\n" + made
+
+
+def verified(program: Path, scratch: Path) -> list[Record]:
+    """Captures all references and runs the program on all models."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    folders = [scratch / name for name in NAMES]
+    for name, folder in zip(NAMES, folders, strict=True):
+        nano = ROOT / "tests" / "data" / "nano"
+        shutil.copytree(nano if name == "nano" else fixtures.make(name, scratch / "made"), folder)
+        bezel.capture_reference(folder, folder / "reference.h5", verbose=False)
+    target = scratch / "records.json"
+    done = subprocess.run([program, *folders, "--json", target], check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{program} ended with {done.returncode}")
+    cases = list(bezel.reference.read(folders[0] / "reference.h5").outcomes)
+    return [in_short(record, cases) for record in json.loads(target.read_text())]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", type=Path, default=ROOT / "build" / "verify" / "verify_models")
+    parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "records")
+    arguments = parser.parse_args()
+    records = verified(arguments.program, arguments.scratch)
+    RECORDS.mkdir(exist_ok=True)
+    for record in records:
+        (RECORDS / f"{record['model']}.json").write_text(as_text(record) + "\n")
+    (RECORDS / "README.md").write_text(page(records))
+    return 0 if all(record["passed"] for record in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
