@@ -16,10 +16,9 @@ from bezel.reference.bundle import Bundle, Outcome, forward_order
 from bezel.reference.cases import Case, make_cases
 from bezel.reference.checkpoint import Checkpoint
 from bezel.reference.greedy import Ends, continue_greedily
-from bezel.reference.judging import loss_of, summarise
+from bezel.reference.head import HEAD, Apart, Head, blocks_of
 from bezel.reference.layered import LayeredModel
-from bezel.reference.models import ReferenceModel, Stream, WholeModel
-from bezel.reference.recorder import Values
+from bezel.reference.models import Part, ReferenceModel, Stream, WholeModel
 from bezel.reference.sampling import Kept, Sample, keep_part
 
 EVERYTHING_UP_TO_BYTES = 512 << 20  # of values in a bundle
@@ -41,38 +40,62 @@ class Options(NamedTuple):
 class Gatherer:
     """Takes values as they come; leaves parts of them where the whole would be too large."""
 
-    def __init__(self, cases: list[Case], sample: Sample | None) -> None:
+    def __init__(self, cases: list[Case], sample: Sample | None, d_vocab: int) -> None:
         """`sample` None keeps everything up to a limit, and beyond it what Sample() does."""
         self.outcomes = [Outcome(case) for case in cases]
         self.sample = sample
         self.n_bytes = 0
+        # Known before they come: where they alone are too much, nothing is kept whole.
+        self._count(sum(len(HEAD) * 4 * case.tokens.numel() * d_vocab for case in cases))
+        self.head: Head  # of the case whose blocks are coming
+        self.apart: tuple[Apart, Apart]  # bfloat16 from rounded weights, and from stored ones
 
-    def take(self, i: int, stored: Values, rounded: Values, bfloat16: Values) -> None:
-        """Some values of case i: of stored weights, of rounded ones, and in bfloat16."""
-        outcome = self.outcomes[i]
+    def take(self, stored: Part, rounded: Part, bfloat16: Part) -> None:
+        """The same part of the runs of stored weights, of rounded ones, and in bfloat16."""
+        outcome = self.outcomes[stored.stream]
         valid = outcome.case.valid
-        for name, value in stored.items():
-            self._keep(outcome, name, value)
-        outcome.bfloat16.compare(bfloat16, rounded, valid)
+        if stored.block is not None:
+            self._take_head(outcome, stored, rounded, bfloat16)
+            return
+        for name, value in stored.values.items():
+            self._count(value.numel() * value.element_size())
+            kept = self.sample and keep_part(name, value, valid, self.sample)
+            outcome.acts[name] = kept or Kept(value)
+        outcome.bfloat16.compare(bfloat16.values, rounded.values, valid)
+        if stored is not rounded:
+            outcome.bfloat16_stored.compare(bfloat16.values, stored.values, valid)
+
+    def _take_head(self, outcome: Outcome, stored: Part, rounded: Part, bfloat16: Part) -> None:
+        block, case = stored.block, outcome.case
+        assert block is not None
+        if block.begin == 0:
+            self.head = Head(case, self.sample, stored.values["hook_logits"].shape[-1])
+            self.apart = (Apart(), Apart())
+        valid = case.valid[:, block.places]
+        self.head.take(block, stored.values)
+        self.apart[0].take(bfloat16.values, rounded.values, valid)
+        if stored is not rounded:
+            self.apart[1].take(bfloat16.values, stored.values, valid)
+        if block.end < case.tokens.shape[1]:
+            return
+        outcome.acts |= {name: self.head.kept(name) for name in HEAD}
+        outcome.logits = self.head.logits()
+        outcome.loss, outcome.loss_per_token = self.head.loss()
+        self.apart[0].put_into(outcome.bfloat16)
         if stored is rounded:
             outcome.bfloat16_stored = outcome.bfloat16
         else:
-            outcome.bfloat16_stored.compare(bfloat16, stored, valid)
-        if (logits := stored.get("hook_logits")) is not None:
-            outcome.logits = summarise(logits)
-            outcome.loss, outcome.loss_per_token = loss_of(logits, outcome.case.tokens, valid)
+            self.apart[1].put_into(outcome.bfloat16_stored)
 
-    def _keep(self, outcome: Outcome, name: str, value: torch.Tensor) -> None:
-        if self.sample is not None:
-            outcome.acts[name] = keep_part(name, value, outcome.case.valid, self.sample)
+    def _count(self, n_bytes: int) -> None:
+        """From the limit on, everything is sampled: what there is, and what comes."""
+        self.n_bytes += n_bytes
+        if self.sample is not None or self.n_bytes <= EVERYTHING_UP_TO_BYTES:
             return
-        outcome.acts[name] = Kept(value)
-        self.n_bytes += value.numel() * value.element_size()
-        if self.n_bytes > EVERYTHING_UP_TO_BYTES:
-            self.sample = Sample()
-            for earlier in self.outcomes:
-                for key, kept in earlier.acts.items():
-                    earlier.acts[key] = keep_part(key, kept.value, earlier.case.valid, self.sample)
+        self.sample = Sample()
+        for earlier in self.outcomes:
+            for key, kept in earlier.acts.items():
+                earlier.acts[key] = keep_part(key, kept.value, earlier.case.valid, self.sample)
 
     def finished(self) -> dict[str, Outcome]:
         """By case, with names in forward order."""
@@ -99,20 +122,19 @@ class Runs:
         self.rounded = None if checkpoint.is_bfloat16 else held(torch.float32, rounded=True)
         self.bfloat16 = held(torch.bfloat16)
 
-    def values(self, cases: list[Case]) -> Iterator[tuple[int, Values, Values, Values]]:
+    def values(self, cases: list[Case]) -> Iterator[tuple[Part, Part, Part]]:
         """The same values of the same case from all three, part by part."""
         streams = [Stream(case.tokens, case.attention_mask, case.positions) for case in cases]
         if self.rounded is None:
-            for (i, stored), (_, narrow) in zip(
+            for stored, narrow in zip(
                 self.stored.values(streams), self.bfloat16.values(streams), strict=True
             ):
-                yield i, stored, stored, narrow
+                yield stored, stored, narrow
             return
-        for (i, stored), (_, rounded), (_, narrow) in zip(
+        yield from zip(
             *(model.values(streams) for model in (self.stored, self.rounded, self.bfloat16)),
             strict=True,
-        ):
-            yield i, stored, rounded, narrow
+        )
 
 
 def capture(folder: Path, options: Options) -> Bundle:
@@ -122,15 +144,15 @@ def capture(folder: Path, options: Options) -> Bundle:
     if layered is None:
         layered = checkpoint.n_bytes > WHOLE_UP_TO_BYTES
     cases = make_cases(checkpoint.config, load_tokenizer(folder), checkpoint.pad_id)
-    n_parts = checkpoint.text["num_hidden_layers"] + 2 if layered else 1
-    gatherer = Gatherer(cases, options.sample)
+    n_parts = n_parts_of(cases, checkpoint, layered)
+    gatherer = Gatherer(cases, options.sample, checkpoint.text["vocab_size"])
     n_threads = 1 if checkpoint.n_bytes <= ONE_THREAD_UP_TO_BYTES else torch.get_num_threads()
     with (
         quiet_transformers(),
         threads(n_threads),
         tqdm(
             desc=f"reference of {folder.name}",
-            total=len(cases) * n_parts + options.new_tokens + 1,
+            total=n_parts + options.new_tokens + 1,
             delay=_SECONDS_BEFORE_BAR,
             disable=None if options.verbose else True,
             leave=False,
@@ -151,6 +173,14 @@ def capture(folder: Path, options: Options) -> Bundle:
         checkpoint.config_text, checkpoint.generation_text, versions(), options.device.type,
         weights, outcomes,
     )  # fmt: skip
+
+
+def n_parts_of(cases: list[Case], checkpoint: Checkpoint, layered: bool) -> int:
+    """How many parts the values of all cases come in."""
+    d_vocab = checkpoint.text["vocab_size"]
+    of_body = checkpoint.text["num_hidden_layers"] + 2 if layered else 1
+    shapes = [case.tokens.shape for case in cases]
+    return sum(of_body + len(blocks_of(batch, length, d_vocab)) for batch, length in shapes)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from torch import nn
 
 from bezel.errors import ModelMismatchError
 from bezel.reference.checkpoint import DTYPES, Checkpoint
-from bezel.reference.models import ATTENTION, Stream, architecture_of
+from bezel.reference.head import Block, blocks_of, rows_at_once
+from bezel.reference.models import ATTENTION, Part, Stream, architecture_of
 from bezel.reference.recorder import Recorder, Values, text_model_of
 from bezel.reference.values import complete_layer
 
@@ -125,7 +126,7 @@ class LayeredModel:
         return layer
 
     @torch.no_grad()
-    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
+    def values(self, streams: list[Stream]) -> Iterator[Part]:
         """All streams through one part of the model, then through the next."""
         recorders = [Recorder(self.model, *stream.tokens.shape) for stream in streams]
         passages = []
@@ -135,21 +136,30 @@ class LayeredModel:
             recorder.values["hook_tokens"] = stream.tokens.clone()
             if (ple := passages[-1].ple) is not None:
                 recorder.put("ple.hook_inputs", ple)
-            yield k, self._taken(recorder)
+            yield Part(k, self._taken(recorder))
         for i in range(len(self.text.layers)):
             layer = self._layer(i)
             for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
                 with recorder.attached(functools.partial(recorder.watch_layer, i, layer)):
                     self._through(i, layer, passage)
                 complete_layer(recorder.values, i, layer)
-                yield k, self._taken(recorder)
+                yield Part(k, self._taken(recorder))
             del layer  # before the next one is read
+        normed = []
         for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
             with recorder.attached(functools.partial(recorder.norm, self.text.norm, "ln_final")):
-                (unembed,) = self._unembed([self.text.norm(passage.hidden)])
-            recorder.put("hook_unembed", unembed)
-            recorder.put("hook_logits", self._softcapped(unembed))
-            yield k, self._taken(recorder)
+                normed.append(self.text.norm(passage.hidden))
+            yield Part(k, self._taken(recorder))
+        yield from self._head_values(normed)
+
+    def _head_values(self, normed: list[torch.Tensor]) -> Iterator[Part]:
+        """In groups of blocks that hold as many positions as one block may: each reads the head."""
+        for group in _groups([x.shape[:2] for x in normed], self.config.vocab_size):
+            found = self._unembed([normed[k][:, block.places] for k, block in group])
+            for i, (k, block) in enumerate(group):
+                unembed, found[i] = found[i], torch.empty(0)
+                values = {"hook_unembed": unembed, "hook_logits": self._softcapped(unembed)}
+                yield Part(k, {name: value.cpu() for name, value in values.items()}, block)
 
     @staticmethod
     def _taken(recorder: Recorder) -> Values:
@@ -219,14 +229,31 @@ class LayeredModel:
 
     def _unembed(self, hidden: list[torch.Tensor]) -> list[torch.Tensor]:
         """A part of the head at a time."""
-        parts: list[list[torch.Tensor]] = [[] for _ in hidden]
-        for begin in range(0, self.config.vocab_size, _HEAD_ROWS_AT_ONCE):
-            rows = self.tensor(self.head, slice(begin, begin + _HEAD_ROWS_AT_ONCE))
-            for part, x in zip(parts, hidden, strict=True):
+        d_vocab = self.config.vocab_size
+        found = [x.new_empty(*x.shape[:-1], d_vocab) for x in hidden]
+        for begin in range(0, d_vocab, _HEAD_ROWS_AT_ONCE):
+            places = slice(begin, begin + _HEAD_ROWS_AT_ONCE)
+            rows = self.tensor(self.head, places)
+            for logits, x in zip(found, hidden, strict=True):
                 # A parameter, as the model's: torch picks the product by requires_grad.
-                part.append(nn.functional.linear(x, nn.Parameter(rows)))
-        return [torch.cat(part, dim=-1) for part in parts]
+                logits[..., places] = nn.functional.linear(x, nn.Parameter(rows))
+        return found
 
     def _softcapped(self, logits: torch.Tensor) -> torch.Tensor:
         cap = self.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _groups(shapes: list[torch.Size], d_vocab: int) -> Iterator[list[tuple[int, Block]]]:
+    """Blocks of streams [batch pos], in order, together as large as one block may be or alone."""
+    group: list[tuple[int, Block]] = []
+    n_rows = 0
+    for k, (batch, length) in enumerate(shapes):
+        for block in blocks_of(batch, length, d_vocab):
+            rows = batch * (block.end - block.begin)
+            if group and n_rows + rows > rows_at_once(d_vocab):
+                yield group
+                group, n_rows = [], 0
+            group.append((k, block))
+            n_rows += rows
+    yield group

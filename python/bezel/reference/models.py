@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from bezel.errors import ModelMismatchError, UnsupportedError
 from bezel.reference.checkpoint import Checkpoint
+from bezel.reference.head import HEAD, Block, blocks_of
 from bezel.reference.recorder import Values
 from bezel.reference.values import capture
 
@@ -38,11 +39,26 @@ class Stream:
     cache: Any = field(default=None, repr=False)
 
 
+class Part(NamedTuple):
+    """Some values of one stream.
+
+    Attributes:
+        stream: Its index.
+        values: By name.
+        block: Which positions of it, where the values are those of head.HEAD; otherwise None, and
+            all.
+    """
+
+    stream: int
+    values: Values
+    block: Block | None = None
+
+
 class ReferenceModel(Protocol):
     """What the two ways of holding a model can do."""
 
-    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
-        """Values by name, for each stream in parts: (index of the stream, some of its values)."""
+    def values(self, streams: list[Stream]) -> Iterator[Part]:
+        """Values by name, for each stream in parts; those of the head last, in blocks."""
 
     def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
         """The logits [batch d_vocab] of each stream's last position."""
@@ -87,12 +103,17 @@ class WholeModel:
         self.device = device
 
     @torch.no_grad()
-    def values(self, streams: list[Stream]) -> Iterator[tuple[int, Values]]:
+    def values(self, streams: list[Stream]) -> Iterator[Part]:
         """Everything of one stream, then of the next."""
         for i, stream in enumerate(streams):
             where = (stream.tokens, stream.attention_mask, stream.positions)
             found = capture(self.model, *(x.to(self.device) for x in where))
-            yield i, {name: value.cpu() for name, value in found.items()}
+            head = {name: found.pop(name) for name in HEAD}
+            yield Part(i, {name: value.cpu() for name, value in found.items()})
+            del found
+            for block in blocks_of(*head["hook_logits"].shape):
+                part = {name: value[:, block.places].cpu() for name, value in head.items()}
+                yield Part(i, part, block)
 
     @torch.no_grad()
     def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
