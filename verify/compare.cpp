@@ -65,7 +65,7 @@ Comparison compare(const xt::xarray<float>& got, const xt::xarray<float>& want, 
     }
   }
   result.relative_rms = not_finite ? kInfinity : relative_rms_of(sums);
-  result.gap_squares = sums.difference;
+  result.gap_squares = not_finite ? kInfinity : sums.difference;
   result.want_squares = sums.want;
   result.cosine = cosine_of(sums);
   const double allowed =

@@ -15,7 +15,8 @@ inline constexpr float kHidden = -1e30F;
 struct Comparison {
   double max_abs = 0;       // of finite differences
   double relative_rms = 0;  // |got - want| / |want|; infinite when got is not finite where want is
-  double gap_squares = 0, want_squares = 0;  // sums over what is finite and seen in both
+  double gap_squares = 0, want_squares = 0;  // sums; the former infinite where relative_rms is for
+                                             // what got has, not for a want of zeros
   double cosine = 1;                         // of got and want; 1 where both are zero
   std::size_t n_nan = 0, n_infinite = 0;     // of got
   /// The first element further off than ten times what the tolerance allows on average, or not

@@ -19,6 +19,11 @@ void weights(const Subject& subject, Phase& phase);
 /// P4: cached = uncached, batch = rows alone, the reference's continuation, where rows end.
 void generation(const Subject& subject, Phase& phase);
 
+/// P5: every name on the automatic path against the open one.
+void paths_agree(const Subject& subject, Phase& phase);
+/// P6: the same of the gradients.
+void gradients_agree(const Subject& subject, Phase& phase);
+
 /// Says what is being done, and may throw to stop.
 void announce(const Subject& subject, const std::string& what);
 /// The same with the check's name; then the phase has it.
@@ -35,6 +40,8 @@ inline constexpr std::array kPhases = {
     PhaseEntry{"P2", "hooks", false, &hooks_hold},
     PhaseEntry{"P3", "weights", false, &weights},
     PhaseEntry{"P4", "generation", false, &generation},
+    PhaseEntry{"P5", "open against fused: forward", false, &paths_agree},
+    PhaseEntry{"P6", "open against fused: gradients", false, &gradients_agree},
 };
 
 }  // namespace bezel::verify

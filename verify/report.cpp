@@ -54,6 +54,28 @@ Check check_from_json(const json& record) {
   return check;
 }
 
+json paths_to_json(const std::vector<LayerPaths>& paths) {
+  json made = json::array();
+  for (const LayerPaths& path : paths) {
+    made.push_back({{"layer", path.layer},
+                    {"attention", path.attention},
+                    {"norms", path.norms},
+                    {"gelu", path.gelu}});
+  }
+  return made;
+}
+
+std::vector<LayerPaths> paths_from_json(const json& record) {
+  std::vector<LayerPaths> paths;
+  for (const json& path : record) {
+    paths.push_back({.layer = path.at("layer"),
+                     .attention = path.at("attention"),
+                     .norms = path.at("norms"),
+                     .gelu = path.at("gelu")});
+  }
+  return paths;
+}
+
 json origin_to_json(const Check& check) {
   json made = {{"name", check.name}, {"value", number(check.measured)}, {"position", check.place}};
   made["layer"] = check.layer ? json(*check.layer) : json();
@@ -114,11 +136,9 @@ json to_json(const Report& report) {
   for (const Phase& phase : report.phases) {
     json checks = json::array();
     for (const Check& check : phase.checks) checks.push_back(check_to_json(check));
-    json made = {{"id", phase.id},
-                 {"title", phase.title},
-                 {"verdict", to_string(phase.verdict())},
-                 {"seconds", phase.seconds},
-                 {"checks", checks}};
+    json made = {
+        {"id", phase.id},           {"title", phase.title}, {"verdict", to_string(phase.verdict())},
+        {"seconds", phase.seconds}, {"checks", checks},     {"paths", paths_to_json(phase.paths)}};
     made["origin"] = phase.origin() == nullptr ? json() : origin_to_json(*phase.origin());
     phases.push_back(made);
   }
@@ -150,6 +170,7 @@ Report report_from_json(const json& record) {
       Phase phase{.id = given.at("id"),
                   .title = given.at("title"),
                   .checks = {},
+                  .paths = paths_from_json(given.at("paths")),
                   .seconds = given.at("seconds")};
       for (const json& check : given.at("checks")) phase.checks.push_back(check_from_json(check));
       report.phases.push_back(std::move(phase));

@@ -27,9 +27,17 @@ struct Check {
 /// A phase passes when every check passed; one that was skipped and required makes it incomplete.
 enum class PhaseVerdict { kPassed, kFailed, kIncomplete };
 
+/// Who computed what in one block: "open" (torch, step by step), "library" (one call of torch's) or
+/// "kernel" (bezel's own).
+struct LayerPaths {
+  int layer = 0;
+  std::string attention{}, norms{}, gelu{};
+};
+
 struct Phase {
   std::string id{}, title{};  // "P1", "forward parity"
   std::vector<Check> checks{};
+  std::vector<LayerPaths> paths{};  // of phases that compare paths: the automatic one's
   double seconds = 0;
 
   PhaseVerdict verdict() const;

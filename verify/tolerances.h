@@ -26,8 +26,9 @@ struct Tolerances {
   double own_error;  // relative RMS of logits, where no reference tells its own
   double texts;      // shares of repeated and of distinct n-grams
   // P5, P6: the automatic path against the open one, both beside a wider run.
-  double times_open;  // error over the open path's own error
-  double noise;       // relative RMS that counts as the open path's own, however small that is
+  double times_open;   // error over the open path's own error
+  double times_scale;  // more of it that a scale's gradient may have
+  double noise;        // relative RMS that counts as the open path's own, however small that is
 };
 
 /// strict < 1 scales all of them down; factors of another error, towards 1.

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "bezel/verify/phases/p1_bfloat16.h"
+#include "bezel/verify/phases/p1_choices.h"
 #include "bezel/verify/phases/p1_compared.h"
 #include "bezel/verify/phases/p1_logits.h"
 #include "bezel/verify/subject.h"

@@ -9,73 +9,6 @@
 #include "bezel/verify/phases.h"
 
 namespace bezel::verify {
-namespace {
-
-// Two probabilities are off by the bound on their error; 3 of 1000 by more than three of these.
-constexpr double kSigmas = 3.0, kTwoProbs = 2.0;
-
-bool is_choice(const std::string& name) { return name.ends_with(".moe.hook_expert_indices"); }
-
-std::string probs_beside(const std::string& choice) {
-  return choice.substr(0, choice.rfind('.')) + ".hook_router_probs";
-}
-
-double root_mean_square(const xt::xarray<float>& values) {
-  double squares = 0;
-  for (const float x : values) squares += static_cast<double>(x) * x;
-  return std::sqrt(squares / static_cast<double>(std::max<std::size_t>(values.size(), 1)));
-}
-
-void join(OtherChoices& all, OtherChoices one) {
-  if (all.n_far == 0) all.place = std::move(one.place);
-  all.n_far += one.n_far;
-  all.n_other += one.n_other;
-  all.n += one.n;
-}
-
-Check choice_check(const std::string& name, const OtherChoices& choices) {
-  return {.name = name,
-          .measured = choices.n_far,
-          .unit = "experts chosen otherwise that are no near-tie",
-          .why = std::to_string(choices.n_other / std::max(choices.n, 1.0)) +
-                 " of all are chosen otherwise",
-          .place = choices.place};
-}
-
-}  // namespace
-
-ExpertChoices choices_of(const Bundle& bundle, const std::string& input,
-                         const std::vector<std::string>& names) {
-  ExpertChoices choices;
-  for (const std::string& name : names) {
-    if (!is_choice(name)) continue;
-    const auto value = bundle.value(input, name);
-    if (!value.sample) choices[name] = to_tensor(value.integers);
-  }
-  return choices;
-}
-
-OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
-                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double near_tie) {
-  OtherChoices found;
-  for (std::size_t row = 0; row < want.shape(0); ++row) {
-    for (std::size_t pos = 0; pos < want.shape(1); ++pos) {
-      if (!input.is_valid(row, pos)) continue;
-      for (std::size_t slot = 0; slot < want.shape(2); ++slot) {
-        const auto ours = got(row, pos, slot), theirs = want(row, pos, slot);
-        ++found.n;
-        if (ours == theirs) continue;
-        ++found.n_other;
-        const double apart = std::abs(probs(row, pos, ours) - probs(row, pos, theirs));
-        if (apart <= near_tie) continue;
-        if (found.n_far++ == 0) found.place = {row, pos, slot};
-      }
-    }
-  }
-  return found;
-}
-
 void Bfloat16Parity::begin(const Case& input) {
   input_ = input;
   is_blind_ = false;
@@ -105,9 +38,9 @@ void Bfloat16Parity::take_choice(const std::string& name, const at::Tensor& valu
                                  const ReferenceValue& reference) {
   const auto probs = subject_.bundle->value(input_.name, probs_beside(name)).numbers;
   const double error = subject_.tolerances.times_reference * own_[probs_beside(name)];
-  const double near_tie = kSigmas * std::sqrt(kTwoProbs) * error * root_mean_square(probs);
-  join(choices_[name],
-       other_choices(input_, to_whole_xarray(value), reference.integers, probs, near_tie));
+  const double near_tie = near_tie_of(error, probs);
+  choices_[name].join(
+      other_choices(input_, to_whole_xarray(value), reference.integers, probs, near_tie));
 }
 
 void Bfloat16Parity::take_logits(const std::string& what, const Likelihoods& found) {
@@ -156,8 +89,8 @@ void Bfloat16Parity::finish(Phase& phase) {
     const auto choices = choices_.find(name);
     if (value == values_.end() && choices == choices_.end()) continue;
     const std::string title = "all cases: " + name;
-    auto check = value == values_.end() ? choice_check(title, choices->second)
-                                        : value_check(title, value->second);
+    auto check =
+        value == values_.end() ? choices->second.check(title) : value_check(title, value->second);
     check.layer = subject_.model.inventory().site(at.site).layer;
     add(subject_, phase, std::move(check));
   }

@@ -9,6 +9,7 @@
 #include <vector>
 #include <xtensor/xarray.hpp>
 
+#include "bezel/verify/phases/p1_choices.h"
 #include "bezel/verify/phases/p1_compared.h"
 #include "bezel/verify/phases/p1_logits.h"
 #include "bezel/verify/phases/p1_run.h"
@@ -16,21 +17,6 @@
 #include "bezel/verify/subject.h"
 
 namespace bezel::verify {
-
-/// The reference's choices of experts, where the bundle keeps all of them.
-ExpertChoices choices_of(const Bundle& bundle, const std::string& input,
-                         const std::vector<std::string>& names);
-
-/// Experts chosen otherwise than the reference chose.
-struct OtherChoices {
-  double n_far = 0;           // the two experts' probabilities are further apart than a near-tie
-  double n_other = 0, n = 0;  // slots with another expert, and all of them
-  std::vector<std::size_t> place;  // of the first far one
-};
-/// got, want [batch pos k]; probs [batch pos expert], the reference's.
-OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
-                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double near_tie);
 
 /// Gathers all cases, then judges: names in the order of execution, the logits, the losses.
 class Bfloat16Parity {

@@ -71,25 +71,24 @@ std::string words_of(const Comparison& comparison) {
   return words;
 }
 
-/// Of one row, with its share of the sums over all of them.
-struct Row {
-  Compared compared;
-  double gap = 0, want = 0;  // sums of squares
-};
-
-Row compare_row(const at::Tensor& value, const ReferenceValue& reference, const Pairing& pairing,
-                double tolerance) {
+Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
+                     const Pairing& pairing, double tolerance) {
   if (reference.is_integer) {
     const auto first = first_difference(select(to_whole_xarray(value), pairing.got),
                                         select(reference.integers, pairing.want));
     if (!first) return {};
-    return {{INFINITY, INFINITY, place_in(pairing.got, *first), "another whole number"}};
+    return {.error = INFINITY,
+            .gap = INFINITY,
+            .place = place_in(pairing.got, *first),
+            .why = "another whole number"};
   }
   const auto found = compare(select(to_xarray(value), pairing.got),
                              select(reference.numbers, pairing.want), tolerance);
-  return {{found.relative_rms, INFINITY, place_in(pairing.got, found.first_bad), words_of(found)},
-          found.gap_squares,
-          found.want_squares};
+  return {.error = found.relative_rms,
+          .gap = std::sqrt(found.gap_squares),
+          .size = std::sqrt(found.want_squares),
+          .place = place_in(pairing.got, found.first_bad),
+          .why = words_of(found)};
 }
 
 // Why the two cannot be compared; empty where they can.
@@ -110,17 +109,19 @@ Compared compare_value(const Case& input, const at::Tensor& value, const Referen
                        double tolerance) {
   const std::vector<std::size_t> shape(value.sizes().begin(), value.sizes().end());
   if (const auto why = mismatch(shape, reference); !why.empty()) {
-    return {INFINITY, INFINITY, {}, why};
+    return {.error = INFINITY, .whole = INFINITY, .gap = INFINITY, .place = {}, .why = why};
   }
   Compared worst;
-  double gap = 0, want = 0;
+  double gap = 0, size = 0;
   for (std::size_t row = 0; row < input.n_rows(); ++row) {
     auto one = compare_row(value, reference, pair_up(input, row, reference, shape), tolerance);
-    gap += one.gap;
-    want += one.want;
-    if (worst.place.empty() || one.compared.error > worst.error) worst = std::move(one.compared);
+    gap = std::hypot(gap, one.gap);
+    size = std::hypot(size, one.size);
+    if (worst.place.empty() || one.error > worst.error) worst = std::move(one);
   }
-  worst.whole = std::isfinite(worst.error) && gap > 0 ? std::sqrt(gap / want) : worst.error;
+  worst.gap = gap;
+  worst.size = size;
+  worst.whole = gap == 0 ? 0 : gap / size;
   return worst;
 }
 

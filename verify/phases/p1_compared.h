@@ -26,6 +26,8 @@ struct Case {
 struct Compared {
   double error = 0;                // relative RMS of the worst row; infinite for what cannot be
   double whole = 0;                // the same of all rows
+  double gap = 0, size = 0;        // of all rows: root of the sum of squares, of the difference and
+                                   // of the reference; gap is infinite for what cannot be compared
   std::vector<std::size_t> place;  // index of the worst row's first bad element
   std::string why;                 // what is wrong there
 };

@@ -33,7 +33,7 @@ class ForwardParity {
     const bridge::Input input{.tokens = tokens_, .attention_mask = to_tensor(input_.mask)};
     // In bfloat16 a near-tie may go to another expert, and all that follows is another's. So the
     // reference's experts are taken, and the choices are judged by themselves.
-    const auto choices = narrow_ ? choices_of(bundle, name, bundle.names(name)) : ExpertChoices();
+    const auto choices = narrow_ ? choices_of(bundle, name, bundle.names(name)) : GivenValues();
     const auto seen = watched_run(subject_.model, input, names, choices);
     for (const SiteRow at : names) {
       check_value(at, seen.at(full_name(at)), bundle.value(name, full_name(at)));

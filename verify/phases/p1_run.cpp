@@ -10,23 +10,26 @@ at::Tensor SeenRun::at(const std::string& name) const {
 }
 
 SeenRun watched_run(const bridge::Bridge& model, const bridge::Input& input,
-                    const std::vector<hooks::SiteRow>& names, const ExpertChoices& choices,
+                    const std::vector<hooks::SiteRow>& names, const GivenValues& given,
                     const bridge::RunOptions& options) {
   SeenRun run;
   hooks::Request request;
-  for (const hooks::SiteRow at : names) {
-    const std::string& name = model.inventory().name(at);
-    const auto chosen = choices.find(name);
-    if (chosen == choices.end() && at.point().where != hooks::Where::kSharedKv) {
-      request.names.emplace_back(name);
-      continue;
-    }
-    const auto instead = chosen == choices.end() ? at::Tensor() : chosen->second;
+  const auto watch = [&run, &request](const std::string& name, const at::Tensor& instead) {
     request.edits.push_back(
         hooks::edit(name, [&run, instead](const at::Tensor& value, const hooks::HookSite& at) {
           run.watched[at.name] = value.clone();
-          return instead.defined() ? instead.to(value.device()) : at::Tensor();
+          return instead.defined() ? instead.to(value.options()) : at::Tensor();
         }));
+  };
+  for (const auto& [name, value] : given) watch(name, value);
+  for (const hooks::SiteRow at : names) {
+    const std::string& name = model.inventory().name(at);
+    if (given.contains(name)) continue;
+    if (at.point().where == hooks::Where::kSharedKv) {
+      watch(name, {});
+    } else {
+      request.names.emplace_back(name);
+    }
   }
   run.result = model.run(input, request, options);
   return run;

@@ -1,4 +1,4 @@
-// A run of P1, of which every value is had as its consumer gets it.
+// A run of which every value is had as its consumer gets it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +11,8 @@
 
 namespace bezel::verify {
 
-using ExpertChoices = std::map<std::string, at::Tensor>;  // [batch pos k] int64, by name
+/// What a run takes at these names instead of its own values.
+using GivenValues = std::map<std::string, at::Tensor>;
 
 struct SeenRun {
   bridge::RunResult result;
@@ -21,10 +22,9 @@ struct SeenRun {
 };
 
 /// Keys and values of sharing blocks are watched where they are consumed: a cache has one copy for
-/// them and their donor. Where choices are given the run takes these experts, and what it would
-/// have taken is what it shows.
+/// them and their donor. At names that are given, what is shown is the run's own value.
 SeenRun watched_run(const bridge::Bridge& model, const bridge::Input& input,
-                    const std::vector<hooks::SiteRow>& names, const ExpertChoices& choices = {},
+                    const std::vector<hooks::SiteRow>& names, const GivenValues& given = {},
                     const bridge::RunOptions& options = {});
 
 }  // namespace bezel::verify

@@ -6,10 +6,9 @@
 #include <cmath>
 #include <sstream>
 
-#include "bezel/bridge/weights.h"
-#include "bezel/hooks/memory.h"
 #include "bezel/verify/compare.h"
 #include "bezel/verify/phases/p2_hooks.h"
+#include "bezel/verify/wide.h"
 
 namespace bezel::verify {
 namespace {
@@ -19,15 +18,6 @@ using hooks::SiteRow;
 
 constexpr double kStep = 1e-5;         // in units of the value's size
 constexpr double kLogitNoise = 1e-14;  // of float64 through a model, of their size
-
-Bridge in_float64(const Bridge& model) {
-  bridge::Weights weights = model.weights();
-  for (const bridge::WeightSlot& slot : bridge::weight_slots(model.spec(), weights)) {
-    *slot.tensor = slot.tensor->to(at::kDouble);
-  }
-  if (model.spec().tied_head) weights.unembed = weights.embed;
-  return {model.spec(), std::move(weights)};
-}
 
 // Root mean square along the last axis: beside a large row a small one must not move far.
 at::Tensor sizes_of(const at::Tensor& value) {
@@ -135,16 +125,9 @@ class Gradients {
 void check_gradients(HookStudy& study) {
   const Bridge& model = study.model();
   if (study.subject().dtype() == at::kDouble) return Gradients(study, model).run();
-  const auto wanted = model.n_parameters() * static_cast<std::int64_t>(sizeof(double));
-  const auto free = hooks::free_bytes(study.subject().device());
-  if (free && *free < 2 * wanted) {
-    study.add({.name = "gradient",
-               .why = "the model in float64 and a run need " + std::to_string(2 * wanted) +
-                      " bytes, " + std::to_string(*free) + " are free",
-               .is_skipped = true});
-    return;
-  }
-  Gradients(study, in_float64(model)).run();
+  const auto why = no_room_for_float64(study.subject());
+  if (why.empty()) return Gradients(study, in_float64(model)).run();
+  study.add({.name = "gradient", .why = why, .is_skipped = true});
 }
 
 }  // namespace bezel::verify

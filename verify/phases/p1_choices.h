@@ -1,0 +1,44 @@
+// Choices of experts. Two runs in which they differ compute other things from there on: so the
+// choices are compared by themselves, and both runs take the same.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+#include <xtensor/xarray.hpp>
+
+#include "bezel/verify/bundle.h"
+#include "bezel/verify/phases/p1_compared.h"
+#include "bezel/verify/phases/p1_run.h"
+#include "bezel/verify/report.h"
+
+namespace bezel::verify {
+
+/// A name of experts' indices; and the probabilities that they were chosen by.
+bool is_choice(const std::string& name);
+std::string probs_beside(const std::string& choice);
+
+/// The reference's choices, where the bundle keeps all of them.
+GivenValues choices_of(const Bundle& bundle, const std::string& input,
+                       const std::vector<std::string>& names);
+
+/// Experts chosen otherwise than was wanted.
+struct OtherChoices {
+  double n_far = 0;           // the two experts' probabilities are further apart than a near-tie
+  double n_other = 0, n = 0;  // slots with another expert, and all of them
+  std::vector<std::size_t> place;  // of the first far one
+
+  void join(OtherChoices more);
+  Check check(std::string name) const;
+};
+/// got, want [batch pos k]; probs [batch pos expert], by which `want` was chosen.
+OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
+                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
+                           double near_tie);
+
+/// How far apart two probabilities may be that rounding exchanges; `error` is relative RMS.
+double near_tie_of(double error, const xt::xarray<float>& probs);
+
+}  // namespace bezel::verify
