@@ -131,6 +131,7 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
                 .phases = {}};
   for (const PhaseEntry& phase : phases) {
     doing = phase.title;
+    if (options.on_phase) options.on_phase(std::string(phase.id) + " " + doing);
     run_phase(phase, subject, doing, report);
     if (report.is_interrupted) break;
   }

@@ -24,6 +24,7 @@ struct VerifyOptions {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
   double strict = 1;
+  std::function<void(const std::string& phase)> on_phase{};    // "P2 hooks" begins
   std::function<void(const std::string& what)> on_progress{};  // before and between checks
 };
 

@@ -1,11 +1,12 @@
 // verify_models MODEL… — is it the same model? Phase by phase, against a reference bundle.
 // Exit: 0 every phase passed, 1 one did not, 2 bad usage or input, 3 interrupted.
 #include <ATen/Context.h>
-#include <unistd.h>
+#include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
@@ -16,14 +17,22 @@
 #include "bezel/adapters/load.h"
 #include "bezel/hooks/error.h"
 #include "bezel/verify/html.h"
+#include "bezel/verify/jobs.h"
 #include "bezel/verify/junit.h"
+#include "bezel/verify/phases.h"
+#include "bezel/verify/progress.h"
 #include "bezel/verify/verify.h"
 
 namespace {
 
+using bezel::verify::Channel;
 using bezel::verify::Check;
+using bezel::verify::JobResult;
+using bezel::verify::News;
 using bezel::verify::Phase;
+using bezel::verify::Progress;
 using bezel::verify::Report;
+using bezel::verify::VerifyOptions;
 
 constexpr int kPassed = 0, kFailed = 1, kBadInput = 2, kInterrupted = 3;
 
@@ -34,6 +43,7 @@ struct Arguments {
   std::vector<int> phases;
   std::string reference, dtype = "float32", device = "cpu", json, html, junit;
   double strict = 1;
+  std::size_t jobs = 1;
   bool resume = false;
 };
 
@@ -56,6 +66,7 @@ void parse(CLI::App& app, Arguments& arguments) {
   app.add_option("--junit", arguments.junit, "Write JUnit XML here");
   app.add_flag("--resume", arguments.resume, "Keep the models that the record has finished")
       ->needs(json);
+  app.add_option("--jobs", arguments.jobs, "So many models at once")->check(CLI::Range(1, 64));
   app.add_option("--strict", arguments.strict, "Scale the tolerances by this")
       ->check(CLI::Range(1e-3, 1.0));
 }
@@ -63,21 +74,6 @@ void parse(CLI::App& app, Arguments& arguments) {
 at::ScalarType dtype_of(const std::string& word) {
   return word == "bfloat16" ? at::kBFloat16 : word == "float64" ? at::kDouble : at::kFloat;
 }
-
-// One line that is written over on a terminal; nothing where the output is a file.
-class Progress {
- public:
-  void show(const std::string& what) const {
-    if (interrupted) throw bezel::verify::Interrupted();
-    if (is_terminal_) std::fprintf(stderr, "\r\033[K%.100s", what.c_str());
-  }
-  void end() const {
-    if (is_terminal_) std::fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  bool is_terminal_ = isatty(STDERR_FILENO) != 0;
-};
 
 void print(const Report& report) {
   std::printf("%s (%s on %s)\n", report.model.c_str(), report.dtype.c_str(), report.device.c_str());
@@ -131,27 +127,115 @@ std::map<std::string, Report> finished(const Arguments& arguments) {
   return reports;
 }
 
-int run(const Arguments& arguments) {
-  const auto earlier = finished(arguments);
-  const Progress progress;
-  bezel::verify::VerifyOptions options{
-      .phases = arguments.phases,
-      .reference = {},
-      .dtype = dtype_of(arguments.dtype),
-      .device = at::Device(arguments.device),
-      .strict = arguments.strict,
-      .on_progress = [&](const std::string& what) { progress.show(what); }};
+// In a process of its own: see jobs.h.
+Report verified(const Arguments& arguments, const std::string& model, const Channel& channel) {
+  constexpr auto kBetween = std::chrono::milliseconds(50);  // of news that nobody could read faster
+  auto last = std::chrono::steady_clock::time_point();
+  VerifyOptions options{.phases = arguments.phases,
+                        .reference = {},
+                        .dtype = dtype_of(arguments.dtype),
+                        .device = at::Device(arguments.device),
+                        .strict = arguments.strict};
+  options.on_phase = [&](const std::string& phase) { channel.send(News::kPhase, phase); };
+  options.on_progress = [&](const std::string& what) {
+    if (interrupted) throw bezel::verify::Interrupted();
+    if (std::chrono::steady_clock::now() - last < kBetween) return;
+    last = std::chrono::steady_clock::now();
+    channel.send(News::kStep, what);
+  };
   if (!arguments.reference.empty()) options.reference = arguments.reference;
-  std::vector<Report> reports;
-  for (const std::string& model : arguments.models) {
-    const auto kept = earlier.find(bezel::verify::model_name(model));
-    reports.push_back(kept != earlier.end() ? kept->second : bezel::verify::verify(model, options));
-    progress.end();
-    print(reports.back());
-    write_all(arguments, reports);
-    if (reports.back().is_interrupted) return kInterrupted;
+  at::set_num_threads(std::max(1, at::get_num_threads() / static_cast<int>(arguments.jobs)));
+  return bezel::verify::verify(model, options);
+}
+
+/// The models in the order in which they were given; each is printed when those before it are.
+class Results {
+ public:
+  explicit Results(const Arguments& arguments)
+      : arguments_(arguments), results_(arguments.models.size()) {
+    auto earlier = finished(arguments);
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      const auto kept = earlier.find(bezel::verify::model_name(arguments.models[i]));
+      if (kept != earlier.end()) {
+        results_[i] = {.report = kept->second};
+      } else {
+        open_.push_back(i);
+      }
+    }
+    print_next();
   }
-  return std::ranges::all_of(reports, &Report::passed) ? kPassed : kFailed;
+
+  /// The models that are still to be verified.
+  const std::vector<std::size_t>& open() const { return open_; }
+  const std::string& model(std::size_t job) const { return arguments_.models[open_[job]]; }
+
+  void take(std::size_t job, JobResult result) {
+    results_[open_[job]] = std::move(result);
+    std::vector<Report> reports;
+    for (const auto& one : results_) {
+      if (one && one->report) reports.push_back(*one->report);
+    }
+    write_all(arguments_, reports);
+    print_next();
+  }
+
+  int exit_code() const {
+    const auto has_report = [](const auto& one) { return one && one->report; };
+    const bool is_whole = std::ranges::all_of(
+        results_, [&](const auto& one) { return has_report(one) && !one->report->is_interrupted; });
+    if (interrupted && !is_whole) return kInterrupted;
+    if (!std::ranges::all_of(results_, has_report)) return kBadInput;
+    return std::ranges::all_of(results_, [](const auto& one) { return one->report->passed(); })
+               ? kPassed
+               : kFailed;
+  }
+
+ private:
+  void print_next() {
+    for (; n_printed_ < results_.size() && results_[n_printed_]; ++n_printed_) {
+      const JobResult& result = *results_[n_printed_];
+      if (result.report) {
+        print(*result.report);
+      } else {
+        std::fprintf(stderr, "verify_models: %s\n", result.error.c_str());
+      }
+    }
+    std::fflush(stdout);
+  }
+
+  const Arguments& arguments_;
+  std::vector<std::optional<JobResult>> results_;  // by model
+  std::vector<std::size_t> open_;                  // places among the models, by job
+  std::size_t n_printed_ = 0;
+};
+
+int run(const Arguments& arguments) {
+  Results results(arguments);
+  const std::size_t n_phases =
+      arguments.phases.empty() ? bezel::verify::kPhases.size() : arguments.phases.size();
+  Progress progress(stderr, n_phases * results.open().size());
+  const auto name = [&](std::size_t job) { return bezel::verify::model_name(results.model(job)); };
+  bezel::verify::run({.n = results.open().size(),
+                      .n_at_once = arguments.jobs,
+                      .work =
+                          [&](std::size_t job, const Channel& channel) {
+                            return verified(arguments, results.model(job), channel);
+                          },
+                      .on_news =
+                          [&](std::size_t job, News news, const std::string& text) {
+                            if (news == News::kPhase) {
+                              progress.begin(name(job), text);
+                            } else {
+                              progress.show(name(job), text);
+                            }
+                          },
+                      .on_done =
+                          [&](std::size_t job, JobResult result) {
+                            progress.clear();
+                            results.take(job, std::move(result));
+                          }},
+                     interrupted);
+  return results.exit_code();
 }
 
 }  // namespace
