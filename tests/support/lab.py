@@ -15,12 +15,21 @@ from support.hook_table import Point, hook_points_of
 
 
 def load_reference(folder: Path, dtype: torch.dtype, attention: str = "eager") -> nn.Module:
-    """The transformers model of a folder, of the class that its config.json names."""
-    (architecture,) = checkpoint_forms.read_config(folder)["architectures"]
+    """The transformers model of a folder, of the class that its config.json names.
+
+    Its audio tower takes library masks always: it reads the additive masks of "eager" inverted.
+    """
+    config = checkpoint_forms.read_config(folder)
+    (architecture,) = config["architectures"]
+    parts = {
+        part: attention for part in ("", "text_config", "vision_config") if part in ("", *config)
+    }
+    if config.get("audio_config"):
+        parts["audio_config"] = "sdpa"
     model: nn.Module = getattr(transformers, architecture).from_pretrained(
         folder,
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=parts,
         experts_implementation="eager",
     )
     return model.eval()
