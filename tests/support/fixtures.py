@@ -19,6 +19,8 @@ from typing import Any
 import torch
 import transformers
 
+from support.clip_bounds import make_clips_bite
+from support.media import widest_case
 from support.media_fixtures import MEDIA_RECIPES
 from support.randomise import randomise
 from support.recipe import FIRST_SPECIAL_ID, MEDIA_IDS, VOCAB, Recipe
@@ -152,7 +154,10 @@ def build(name: str) -> transformers.PreTrainedModel:
         )
         model = transformers.Gemma4ForConditionalGeneration(config)
     randomise(model, recipe.seed)
-    return model.eval()
+    model.eval()
+    if name in MEDIA_RECIPES:
+        make_clips_bite(model, widest_case(name), recipe.seed)
+    return model
 
 
 def make(name: str, root: Path) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from support.fixtures import recipe_of
+from support.media_fixtures import MEDIA_RECIPES
 from support.recipe import FIRST_SPECIAL_ID, MEDIA_IDS, Recipe
 
 Arguments = dict[str, torch.Tensor]
@@ -195,7 +195,7 @@ def make_case(
 
     n_more: padding beyond the largest image, in soft tokens, and the longest clip, in frames.
     """
-    shapes = Shapes(recipe_of(recipe_name))
+    shapes = Shapes(MEDIA_RECIPES[recipe_name])
     rng = torch.Generator().manual_seed(zlib.crc32(f"{recipe_name} {name}".encode()))
     parts = [part for row in rows for part in row]
     inputs = _text_arguments([_row(row, shapes, rng) for row in rows])
@@ -243,7 +243,13 @@ _HEARD: dict[str, tuple[Rows, int]] = {
 
 def cases(recipe_name: str) -> dict[str, MediaCase]:
     """Every case of a recipe in `media_fixtures`."""
-    written = _SEEN | (_HEARD if recipe_of(recipe_name).audio else {})
+    written = _SEEN | (_HEARD if MEDIA_RECIPES[recipe_name].audio else {})
     return {
         name: make_case(recipe_name, name, rows, n_more) for name, (rows, n_more) in written.items()
     }
+
+
+def widest_case(recipe_name: str) -> MediaCase:
+    """The one in which every tower of the recipe runs."""
+    found = cases(recipe_name)
+    return found["everything" if "everything" in found else "images_and_videos"]
