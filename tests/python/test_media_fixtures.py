@@ -109,7 +109,8 @@ def test_a_tensor_left_neutral_changes_the_logits(lab: Lab, name: str) -> None:
 
 
 def test_the_audio_tower_bends_and_clamps(lab: Lab) -> None:
-    config = lab.reference("sound").config.audio_config
+    model: Any = lab.reference("sound")
+    config = model.config.audio_config
     values = lab.media_values("sound", "two_clips")
     seen = values["audio_encoder.blocks.0.attn.hook_attn_scores"]
     seen = seen[seen > config.attention_invalid_logits_value]

@@ -7,7 +7,7 @@ scales do not) and pools and turns in float32; those lines are replaced by float
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ def _relative_positions(module: Any, hidden_states: torch.Tensor) -> torch.Tenso
     return torch.cat([turns.sin(), turns.cos()], dim=-1)[None]
 
 
-_LINES = {
+_LINES: dict[str, Callable[..., Any]] = {
     "VisionRotaryEmbedding": _turns,
     "VisionPooler": _pooled,
     "AudioAttention": _audio_attention,

@@ -22,9 +22,8 @@ def load_reference(folder: Path, dtype: torch.dtype, attention: str = "eager") -
     """
     config = checkpoint_forms.read_config(folder)
     (architecture,) = config["architectures"]
-    parts = {
-        part: attention for part in ("", "text_config", "vision_config") if part in ("", *config)
-    }
+    parts = {"": attention}
+    parts |= {part: attention for part in ("text_config", "vision_config") if part in config}
     if config.get("audio_config"):
         parts["audio_config"] = "sdpa"
     model: nn.Module = getattr(transformers, architecture).from_pretrained(
