@@ -45,7 +45,7 @@ class MediaRecorder(Recorder):
 
     def tower_values(self) -> Values:
         """By name; the vision tower's runs joined."""
-        return {name: _joined(name, runs) for name, runs in self.runs.items()}
+        return {name: joined(name, runs) for name, runs in self.runs.items()}
 
     def watch_model(self) -> None:
         """Watches the text model, the towers and the projectors."""
@@ -204,7 +204,7 @@ class MediaRecorder(Recorder):
             if not (_agree(found.pattern, out[1]) and _agree(found.z.to(z.dtype), z)):
                 raise AssertionError(f"{at}: the recomputed inside is not transformers' own")
             self.put(at + "hook_attn_scores", found.scores)
-            self.put(at + "hook_pattern", found.pattern)
+            self.put(at + "hook_pattern", out[1])
 
         self.handles.append(module.register_forward_hook(see, with_kwargs=True))
 
@@ -215,8 +215,11 @@ def _agree(found: torch.Tensor, given: torch.Tensor) -> bool:
     return torch.allclose(found, given, rtol=close, atol=1e-6)
 
 
-def _joined(name: str, runs: list[torch.Tensor]) -> torch.Tensor:
-    """Images first, then frames; the smaller patch count is filled up as padding is."""
+def joined(name: str, runs: list[torch.Tensor]) -> torch.Tensor:
+    """One value of the vision tower's runs on images and on frames, or of one run.
+
+    Images come first, then frames; the smaller patch count is filled up.
+    """
     if name.startswith(_VISION) and name not in _SOFT:
         n_patches = max(run.shape[-2] if name.endswith(_BY_TWO_PATCHES) else run.shape[1]
                         for run in runs)  # fmt: skip
