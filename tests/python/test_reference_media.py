@@ -11,6 +11,7 @@ from bezel.reference.media import capture_media, reference_arguments, token_type
 from support import compare, fixtures, media, media_compare, reference
 from support.lab import Lab, load_reference
 from support.media_fixtures import MEDIA_RECIPES
+from support.recipe import MEDIA_IDS
 
 NAMES = tuple(MEDIA_RECIPES)
 CASES = [(name, case) for name in NAMES for case in media.cases(name)]
@@ -68,6 +69,22 @@ def test_padding_of_towers_does_not_reach_what_is_valid(lab: Lab, name: str) -> 
         inputs["input_features"] = torch.where(is_given, inputs["input_features"], 7.0)
     got, points = capture_media(lab.reference(name), inputs), lab.media_points(name, case.name)
     assert not media_compare.disagreements(points, got, lab.media_values(name, case.name), masks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_comparison_notices_every_name(lab: Lab, name: str) -> None:
+    """A part in a thousand, in valid entries; and one score that is masked or not."""
+    case = media.widest_case(name)
+    masks, want = media_compare.masks_of(case), lab.media_values(name, case.name)
+    for point in lab.media_points(name, case.name):
+        value = want[point.name]
+        moved = value + 1 if not value.is_floating_point() else value * 1.001
+        assert media_compare.error(point, moved, value, masks) > 5e-4, point.name
+        assert media_compare.error(point, value, value, masks) == 0.0
+        if point.name.endswith("hook_attn_scores"):
+            seen = torch.where(value < -1e8, 0.0, value)
+            gap = media_compare.error(point, seen, value, masks)
+            assert gap == (0.0 if point.name.startswith("vision") else float("inf"))
 
 
 @pytest.mark.parametrize("name", ["sight_e2b", "sight_moe", "unified_media"])
@@ -172,7 +189,7 @@ def test_masks_and_positions_of_the_caller_are_kept(lab: Lab, name: str) -> None
     assert torch.equal(own["position_ids"], positions + 3)
     values = lab.media_values(name, case.name)
     alone = case.tokens[:1][case.valid[:1]][None]
-    n_images = int(alone.eq(media.MEDIA_IDS["boi_token_id"]).sum())
+    n_images = int(alone.eq(MEDIA_IDS["boi_token_id"]).sum())
     first = {"input_ids": alone, "pixel_values": case.inputs["pixel_values"][:n_images],
              "image_position_ids": case.inputs["image_position_ids"][:n_images]}  # fmt: skip
     got = capture_media(model, first)["hook_logits"][0]

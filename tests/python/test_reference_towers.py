@@ -152,7 +152,8 @@ def test_the_embedder_without_an_encoder_is_what_its_values_say(lab: Lab) -> Non
     def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
         centred = x - x.mean(-1, keepdim=True)
         scale = torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps)
-        return centred / scale * norm.weight + norm.bias
+        result: torch.Tensor = centred / scale * norm.weight + norm.bias
+        return result
 
     given = [case.inputs["pixel_values"], case.inputs["pixel_values_videos"].flatten(0, 1)]
     n_images, n_patches = given[0].shape[:2]
