@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,16 @@ using hooks::HookId;
 using hooks::Plan;
 using hooks::Request;
 
+// Encoders without media, and in runs that begin behind the embeddings.
+void silence_media(const PreparedInput& prepared, hooks::RowSet& silent) {
+  const bool merges = prepared.first_layer == 0;
+  for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
+    const auto where = hooks::kHookPoints[row].where;
+    if (is_of_images(where)) silent[row] = !(merges && prepared.media.has_images());
+    if (is_of_sound(where)) silent[row] = !(merges && prepared.media.has_audio());
+  }
+}
+
 hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& input,
                                 const ModelSpec& spec) {
   hooks::RowSet silent;
@@ -34,6 +45,7 @@ hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& inpu
     silence("hook_embed");
     silence("hook_full_embed");
   }
+  silence_media(prepared, silent);
   if (input.start_state.contains("ple.hook_inputs")) {
     silence("ple.hook_token");
     silence("ple.hook_context");
@@ -47,6 +59,32 @@ hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& inpu
   return silent;
 }
 
+void set_media_sizes(const PreparedInput& prepared, const ModelSpec& spec, hooks::RunShape& shape) {
+  using hooks::Axis;
+  if (prepared.first_layer > 0) return;
+  const auto set = [&](Axis axis, std::int64_t size) {
+    shape.input[static_cast<std::size_t>(axis)] = size;
+  };
+  const PreparedMedia& media = prepared.media;
+  shape.has_images = media.has_images();
+  shape.has_audio = media.has_audio();
+  if (media.has_images()) {
+    set(Axis::kImage, media.images.valid.size(0));
+    for (const auto axis : {Axis::kPatch, Axis::kQPatch, Axis::kKPatch}) {
+      set(axis, media.images.valid.size(1));
+    }
+    set(Axis::kSoft, media.images.patches_of_soft.size(0));
+  }
+  if (!media.has_audio()) return;
+  set(Axis::kAudio, media.sound.valid.size(0));
+  set(Axis::kMelFrame, media.sound.valid.size(1));
+  set(Axis::kHalfFrame, (media.sound.valid.size(1) + 1) / 2);
+  set(Axis::kFrame, media.sound.soft_valid.size(1));
+  if (!spec.audio->encoder) return;
+  const auto chunk = spec.audio->encoder->chunk;
+  set(Axis::kChunk, (media.sound.soft_valid.size(1) + chunk - 1) / chunk);
+}
+
 Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Plan& plan,
                  Output output) {
   const bool to_the_end = prepared.stop_layer == spec.n_layers;
@@ -55,6 +93,13 @@ Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Pla
   const bool keeps_keys = prepared.kv_cache && !prepared.kv_cache->is_frozen();
   if (keeps_keys) return {prepared.stop_layer, false};  // they come from every block
   return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
+}
+
+bool differentiates_media(const Media& media) {
+  const auto& [pixels, positions, videos, video_positions, features, mask] = media;
+  return std::ranges::any_of(std::array{pixels, videos, features}, [](const at::Tensor& given) {
+    return given.defined() && given.requires_grad();
+  });
 }
 
 void check_gradients(const Plan& plan, const PreparedInput& prepared) {
@@ -119,7 +164,8 @@ bool Bridge::is_gradient_free(const Input& input, const Request& request) const 
     return edit.direction == hooks::Direction::kBackward;
   };
   return !request.gradients && std::ranges::none_of(request.edits, backward) &&
-         !input.embeddings.defined() && std::ranges::none_of(input.start_state, differentiates) &&
+         !input.embeddings.defined() && !differentiates_media(input.media) &&
+         std::ranges::none_of(input.start_state, differentiates) &&
          std::ranges::none_of(named_weights_, differentiates);
 }
 
@@ -138,6 +184,7 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
     set(axis, prepared.n_pos);
   }
+  set_media_sizes(prepared, spec_, shape);
   if (prepared.kv_cache) {
     shape.n_keys.push_back(prepared.key_positions.size(1));
     for (const LayerSpec& layer : spec_.layers) {

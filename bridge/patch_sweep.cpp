@@ -173,7 +173,7 @@ std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
 }
 
 PatchSweep::Start PatchSweep::start_of(const SiteRow& at) const {
-  const auto layer = bridge_->inventory().site(at.site).layer;
+  const auto layer = bridge_->inventory().text_layer(at);
   const auto n_layers = static_cast<int>(bridge_->spec().n_layers);
   const bool is_behind =
       !layer && at.row >= static_cast<int>(hooks::HookId("ln_final.hook_scale").row());

@@ -12,6 +12,7 @@ namespace bezel::hooks {
 namespace {
 
 constexpr HookId kFirstHeadRow("ln_final.hook_scale");
+constexpr HookId kMergedRow("hook_full_embed");
 
 const RowSet kOnDemandRows = [] {
   RowSet rows;
@@ -62,7 +63,8 @@ Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
       inventory_(std::move(inventory)),
       sites_(inventory_->sites().size()),
       places_(inventory_->sites().size()),
-      n_keys_(shape.n_keys) {
+      n_keys_(shape.n_keys),
+      merges_media_(shape.has_images || shape.has_audio) {
   for (const Selector& selector : request_.names) {
     for (const SiteRow at : firing(selector, shape)) {
       mark(at, &SitePlan::record);
@@ -87,8 +89,10 @@ Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
 }
 
 bool Plan::fires(SiteRow at, const RunShape& shape) const {
-  const auto layer = where(at.site).layer;
-  if (layer) return *layer >= shape.first_layer && *layer < shape.stop_layer;
+  const Site& site = where(at.site);
+  if (site.part == Part::kVision) return shape.has_images;
+  if (site.part == Part::kAudio) return shape.has_audio;
+  if (site.layer) return *site.layer >= shape.first_layer && *site.layer < shape.stop_layer;
   return !shape.silent_model_rows[static_cast<std::size_t>(at.row)];
 }
 
@@ -99,6 +103,7 @@ std::vector<SiteRow> Plan::firing(const Selector& selector, const RunShape& shap
     throw HookNeverFiredError(
         selector.text() + " cannot fire in this run, which computes blocks " +
         std::to_string(shape.first_layer) + " to " + std::to_string(shape.stop_layer - 1) +
+        (shape.has_images ? ", images" : "") + (shape.has_audio ? ", audio" : "") +
         " from the given input; change start_at_layer, stop_at_layer or the input, "
         "or leave the hook out");
   }
@@ -109,6 +114,7 @@ void Plan::mark(SiteRow at, RowSet SitePlan::*set) {
   (sites_[at.site].*set).set(static_cast<std::size_t>(at.row));
   sites_[at.site].live.set(static_cast<std::size_t>(at.row));
   if (set == &SitePlan::watch) watches_gradients_ = true;
+  if (!where(at.site).is_text()) return;  // the encoders run before the blocks
   if (const auto layer = where(at.site).layer) {
     last_layer_ = std::max(last_layer_, *layer);
   } else if (at.row >= static_cast<int>(kFirstHeadRow.row())) {
@@ -132,13 +138,15 @@ SiteRow Plan::origin(SiteRow at) const {
     const auto& handed_on = where(at.site).handed_on;
     const auto from = handed_on.find(at.row);
     if (from == handed_on.end()) break;
+    const bool is_merged = at.site == 0 && at.row == static_cast<int>(kMergedRow.row());
+    if (is_merged && merges_media_) break;
     at = from->second;
   }
   return at;
 }
 
 PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
-  const HookPoint& point = at.point();
+  const HookPoint& point = this->point(at);
   PlannedValue value{name(at), shape_of(point, where(at.site), shape.input),
                      dtype_of(point, shape.dtype), 0, ""};
   const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;

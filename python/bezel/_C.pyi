@@ -112,11 +112,26 @@ class Input:
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     token_types: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    image_position_ids: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    video_position_ids: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_features_mask: torch.Tensor | None
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
     start_state: dict[str, torch.Tensor]
     kv_cache: KvCache | None
+
+class Load:
+    where_there_is_one: ClassVar[Load]
+    never: ClassVar[Load]
+
+class Modalities:
+    vision: Load
+    audio: Load
+    def __init__(self) -> None: ...
 
 class Path:
     automatic: ClassVar[Path]
@@ -150,6 +165,7 @@ def load(
     folder: FilePath,
     dtype: torch.dtype | None,
     device: torch.device,
+    modalities: Modalities,
     on_progress: Callable[[int, int], None] | None,
 ) -> Bridge: ...
 def with_weights(original: Bridge, replaced: dict[str, torch.Tensor]) -> Bridge: ...

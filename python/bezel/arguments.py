@@ -27,6 +27,12 @@ class ForwardArguments(TypedDict, total=False):
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     mm_token_type_ids: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    image_position_ids: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    video_position_ids: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_features_mask: torch.Tensor | None
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
@@ -76,6 +82,12 @@ def core_input(
 _FIELDS = {
     "position_ids": "a tensor [batch pos]",
     "mm_token_type_ids": "a tensor [batch pos]",
+    "pixel_values": "a tensor [image patch d_patch]",
+    "image_position_ids": "a tensor [image patch 2]",
+    "pixel_values_videos": "a tensor [video frame patch d_patch]",
+    "video_position_ids": "a tensor [video frame patch 2]",
+    "input_features": "a tensor [audio frame mel]",
+    "input_features_mask": "a tensor [audio frame]",
     "start_at_layer": "an int",
     "stop_at_layer": "an int",
     "logits_to_keep": "an int",

@@ -21,7 +21,9 @@ class HookPoint(NamedTuple):
     axes: tuple[str, ...]
     shape: tuple[int | None, ...]  # None where the input decides
     access: str  # "edit", or "on_demand": editable too, but cached only when named
-    where: str  # model | model_ple | layer | own_kv | shared_kv | moe | ple
+    where: (
+        str  # a word of hooks/hook_points.h: model | vision | audio | block | layer | moe | ple …
+    )
     doc: str
     layer: int | None
 
@@ -32,6 +34,12 @@ def points_of(core: _C.Bridge) -> list[HookPoint]:
         HookPoint(name, tuple(axes), tuple(shape), access, where, doc, layer)
         for name, axes, shape, access, where, doc, layer in core.hook_points()
     ]
+
+
+_OUTSIDE_BLOCKS = frozenset(
+    ("model", "model_ple", "vision", "vision_embedder", "vision_projector")
+    + ("audio", "audio_projector")
+)
 
 
 class TableRow(NamedTuple):
@@ -46,7 +54,7 @@ class TableRow(NamedTuple):
     @property
     def in_block(self) -> bool:
         """True when the full name begins with "blocks.3."."""
-        return self.where not in ("model", "model_ple")
+        return self.where not in _OUTSIDE_BLOCKS
 
 
 TABLE = tuple(
