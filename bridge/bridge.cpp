@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "bezel/bridge/encoders.h"
 #include "bezel/bridge/forward.h"
 #include "bezel/bridge/inventory.h"
 #include "bezel/bridge/kv_cache.h"
@@ -25,6 +26,15 @@ constexpr std::int64_t kRoomPerCacheByte = 2;  // the values between the recorde
 using hooks::HookId;
 using hooks::Plan;
 using hooks::Request;
+
+// A run of the encoders alone.
+hooks::RowSet rows_of_text() {
+  hooks::RowSet rows;
+  for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
+    rows[row] = !hooks::is_of_media(hooks::kHookPoints[row].where);
+  }
+  return rows;
+}
 
 // Encoders without media, and in runs that begin behind the embeddings.
 void silence_media(const PreparedInput& prepared, hooks::RowSet& silent) {
@@ -222,6 +232,31 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   // The caller may write into what it is given; the cache must not change with it.
   if (output.defined() && run.cache_shares(output)) output = output.clone();
   return {output, run.cache(), prepared.valid};
+}
+
+Encoded Bridge::encode(const Media& media, const Request& request,
+                       const RunOptions& options) const {
+  if (!media.has_images() && !media.has_audio()) {
+    throw ArgumentError("there is nothing to encode: give pixel_values or input_features");
+  }
+  const auto model = this->options();
+  PreparedInput prepared;
+  prepared.media = prepare_media(media, spec_, model);
+  hooks::RunShape shape{.input = {}, .dtype = weights_.embed.scalar_type()};
+  shape.silent_model_rows = rows_of_text();
+  silence_media(prepared, shape.silent_model_rows);
+  set_media_sizes(prepared, spec_, shape);
+  const auto plan = plans_->plan(request, inventory_, shape);
+  check_gradients(*plan, prepared);
+  make_room(*plan, request.device.value_or(model.device()));
+  const Context context{{options.path, spec_.norm_eps}, {}, options.check_interrupt};
+  hooks::Run run(plan, {}, {}, options.step);
+  if (is_gradient_free({.media = media}, request)) run.leave_autograd_out();
+  const auto features = encode_media(prepared.media, spec_, weights_, context, run);
+  const auto owned = [&](const at::Tensor& value) {
+    return value.defined() && run.cache_shares(value) ? value.clone() : value;
+  };
+  return {owned(features.images), owned(features.audio), run.cache()};
 }
 
 at::Tensor Bridge::operator()(const at::Tensor& tokens) const {

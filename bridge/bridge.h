@@ -25,6 +25,14 @@ struct RunResult {
   at::Tensor valid;  // [batch pos] bool; undefined where nothing is padding
 };
 
+/// What the encoders make of images and sound, without a text around them; undefined: none was
+/// given.
+struct Encoded {
+  at::Tensor images;  // [soft d_model]: of images, then of videos
+  at::Tensor audio;   // [soft d_model]: of valid frames
+  std::shared_ptr<hooks::ActivationCache> cache;
+};
+
 using NamedWeights = std::vector<std::pair<std::string, at::Tensor>>;
 
 class Bridge {
@@ -43,6 +51,9 @@ class Bridge {
 
   RunResult run(const Input& input, const hooks::Request& request = {},
                 const RunOptions& options = {}) const;
+  /// The encoders alone. Throws as a run does.
+  Encoded encode(const Media& media, const hooks::Request& request = {},
+                 const RunOptions& options = {}) const;
   /// Logits [batch pos d_vocab] of token ids [batch pos].
   at::Tensor operator()(const at::Tensor& tokens) const;
   RunResult run_with_cache(const at::Tensor& tokens, const hooks::Request& request) const;

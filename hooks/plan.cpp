@@ -24,6 +24,19 @@ const RowSet kOnDemandRows = [] {
 
 bool is_floating(SiteRow at) { return at.point().type != ValueType::kInt64; }
 
+// "images, blocks 0 to 9"
+std::string computed(const RunShape& shape) {
+  std::string parts;
+  const auto add = [&](const std::string& part) { parts += (parts.empty() ? "" : ", ") + part; };
+  if (shape.has_images) add("images");
+  if (shape.has_audio) add("audio");
+  if (shape.stop_layer > shape.first_layer) {
+    add("blocks " + std::to_string(shape.first_layer) + " to " +
+        std::to_string(shape.stop_layer - 1));
+  }
+  return parts.empty() ? "no block" : parts;
+}
+
 std::string gibibytes(std::int64_t n_bytes) {
   const auto hundredths = n_bytes * 100 / (std::int64_t{1} << 30);
   const std::string cents = std::to_string(hundredths % 100);
@@ -100,12 +113,10 @@ std::vector<SiteRow> Plan::firing(const Selector& selector, const RunShape& shap
   std::vector<SiteRow> rows = selector.expand(*inventory_);
   std::erase_if(rows, [&](SiteRow at) { return !fires(at, shape); });
   if (rows.empty()) {
-    throw HookNeverFiredError(
-        selector.text() + " cannot fire in this run, which computes blocks " +
-        std::to_string(shape.first_layer) + " to " + std::to_string(shape.stop_layer - 1) +
-        (shape.has_images ? ", images" : "") + (shape.has_audio ? ", audio" : "") +
-        " from the given input; change start_at_layer, stop_at_layer or the input, "
-        "or leave the hook out");
+    throw HookNeverFiredError(selector.text() + " cannot fire in this run, which computes " +
+                              computed(shape) +
+                              " from the given input; change start_at_layer, stop_at_layer or the "
+                              "input, or leave the hook out");
   }
   return rows;
 }

@@ -62,6 +62,18 @@ RunResult run(const Bridge& self, const Input& input, const hooks::Request& requ
   return self.run(input, request, options);
 }
 
+py::tuple encode(const Bridge& self, const Input& input, const hooks::Request& request, Path path) {
+  const RunOptions options{.path = path, .check_interrupt = interrupt_check()};
+  const auto encoded = [&] {
+    const py::gil_scoped_release released;
+    return self.encode(input.media, request, options);
+  }();
+  const auto or_none = [](const at::Tensor& value) {
+    return value.defined() ? std::optional(value) : std::nullopt;
+  };
+  return py::make_tuple(or_none(encoded.images), or_none(encoded.audio), encoded.cache);
+}
+
 // valid is None where nothing is padding
 template <auto compute>
 at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels,
@@ -146,7 +158,8 @@ void bind_bridge(py::module_& module) {
            [](const Bridge& self, const Input& input, const hooks::Request& request) {
              return std::const_pointer_cast<hooks::Plan>(self.plan(input, request));
            })
-      .def("run", &run);
+      .def("run", &run)
+      .def("encode", &encode);
   module.def("load", &load);
   module.def("loss_per_token", &loss<bridge::loss_per_token>);
   module.def("mean_loss", &loss<bridge::mean_loss>);
