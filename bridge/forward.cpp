@@ -75,6 +75,12 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
     result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(std::move(inputs), run));
     return result;
   }
+  if (input.first_layer > 0 && input.media_places.any()) {
+    throw ArgumentError(
+        "start_at_layer with media tokens needs \"ple.hook_inputs\" in start_state: per-layer "
+        "embeddings are made of the embeddings with images and sound in them, and this run begins "
+        "behind them");
+  }
   // In the middle, the stream is not what the embeddings were.
   const auto embeddings = input.first_layer > 0 ? embed_tokens(tokens, weights) : result.stream;
   result.ple_inputs = per_layer_inputs(tokens, embeddings, spec, *weights.ple, context, tap);

@@ -55,6 +55,7 @@ PreparedMedia prepare_media(const Media& media, const ModelSpec& spec,
 /// Which tokens stand for soft tokens [batch pos] bool; undefined where no token does.
 struct MediaPlaces {
   at::Tensor image, video, audio;
+  bool any() const { return image.defined() || video.defined() || audio.defined(); }
   /// Without those behind the first n positions.
   MediaPlaces among_first(std::int64_t n) const;
 };
