@@ -206,8 +206,34 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   return plan;
 }
 
+std::shared_ptr<const Plan> Bridge::compile_encoders(const PreparedInput& prepared,
+                                                     const Request& request) const {
+  hooks::RunShape shape{.input = {}, .dtype = weights_.embed.scalar_type()};
+  shape.silent_model_rows = rows_of_text();
+  silence_media(prepared, shape.silent_model_rows);
+  set_media_sizes(prepared, spec_, shape);
+  return plans_->plan(request, inventory_, shape);
+}
+
 std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& request) const {
+  const bool has_text = input.tokens.defined() || input.embeddings.defined();
+  if (!has_text && (input.media.has_images() || input.media.has_audio())) {
+    PreparedInput prepared;
+    prepared.media = prepare_media(input.media, spec_, options());
+    return compile_encoders(prepared, request);
+  }
   return compile(prepare(input, spec_, options()), input, request);
+}
+
+std::shared_ptr<const Plan> Bridge::plan_of_all(const Request& request) const {
+  hooks::RunShape shape{.input = {},
+                        .n_logits = 1,
+                        .dtype = weights_.embed.scalar_type(),
+                        .stop_layer = static_cast<int>(spec_.n_layers)};
+  shape.input.fill(1);
+  shape.has_images = spec_.vision.has_value();
+  shape.has_audio = spec_.audio.has_value();
+  return plans_->plan(request, inventory_, shape);
 }
 
 RunResult Bridge::run(const Input& input, const Request& request, const RunOptions& options) const {
@@ -242,11 +268,7 @@ Encoded Bridge::encode(const Media& media, const Request& request,
   const auto model = this->options();
   PreparedInput prepared;
   prepared.media = prepare_media(media, spec_, model);
-  hooks::RunShape shape{.input = {}, .dtype = weights_.embed.scalar_type()};
-  shape.silent_model_rows = rows_of_text();
-  silence_media(prepared, shape.silent_model_rows);
-  set_media_sizes(prepared, spec_, shape);
-  const auto plan = plans_->plan(request, inventory_, shape);
+  const auto plan = compile_encoders(prepared, request);
   check_gradients(*plan, prepared);
   make_room(*plan, request.device.value_or(model.device()));
   const Context context{{options.path, spec_.norm_eps}, {}, options.check_interrupt};

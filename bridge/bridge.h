@@ -57,12 +57,17 @@ class Bridge {
   /// Logits [batch pos d_vocab] of token ids [batch pos].
   at::Tensor operator()(const at::Tensor& tokens) const;
   RunResult run_with_cache(const at::Tensor& tokens, const hooks::Request& request) const;
-  /// The plan that such a run would follow: names, shapes, bytes.
+  /// The plan that such a run would follow: names, shapes, bytes. Of media without a text around
+  /// them, that of the encoders alone.
   std::shared_ptr<const hooks::Plan> plan(const Input& input, const hooks::Request& request) const;
+  /// The plan of a run in which every name of the model fires; sizes that an input decides are 1.
+  std::shared_ptr<const hooks::Plan> plan_of_all(const hooks::Request& request) const;
 
  private:
   std::shared_ptr<const hooks::Plan> compile(const PreparedInput& prepared, const Input& input,
                                              const hooks::Request& request) const;
+  std::shared_ptr<const hooks::Plan> compile_encoders(const PreparedInput& prepared,
+                                                      const hooks::Request& request) const;
   bool is_gradient_free(const Input& input, const hooks::Request& request) const;
   ModelSpec spec_;
   Weights weights_;

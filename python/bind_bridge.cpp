@@ -158,6 +158,10 @@ void bind_bridge(py::module_& module) {
            [](const Bridge& self, const Input& input, const hooks::Request& request) {
              return std::const_pointer_cast<hooks::Plan>(self.plan(input, request));
            })
+      .def("plan_of_all",
+           [](const Bridge& self, const hooks::Request& request) {
+             return std::const_pointer_cast<hooks::Plan>(self.plan_of_all(request));
+           })
       .def("run", &run)
       .def("encode", &encode);
   module.def("load", &load);

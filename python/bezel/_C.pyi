@@ -45,8 +45,17 @@ class LayerSpec:
     mlp: MlpSpec
     moe: MoeSpec | None
 
+class MediaIds:
+    """Ids of the tokens in whose places media stand; None where the model has none."""
+
+    image: int | None
+    video: int | None
+    audio: int | None
+
 class ModelSpec:
     """A model as plain data."""
+
+    media_ids: MediaIds
 
     family: str
     n_layers: int
@@ -158,12 +167,18 @@ class Bridge:
     def named_weights(self) -> list[tuple[str, torch.Tensor]]: ...
     def hook_points(self) -> list[PointRow]: ...
     def plan(self, input: Input, request: Request) -> Plan: ...
+    def plan_of_all(self, request: Request) -> Plan: ...
     def encode(
         self, input: Input, request: Request, path: Path
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, ActivationCache]: ...
     def run(self, input: Input, request: Request, path: Path, output: Output) -> RunResult: ...
 
-def hook_table() -> list[tuple[str, list[str], str, str, str]]: ...
+class Part:
+    text: ClassVar[Part]
+    vision: ClassVar[Part]
+    audio: ClassVar[Part]
+
+def hook_table(part: Part) -> list[tuple[str, list[str], str, str, str]]: ...
 def load(
     folder: FilePath,
     dtype: torch.dtype | None,

@@ -81,6 +81,25 @@ def _points(table: str, prefix: str = "", layer: int | None = None) -> list[Poin
     ]
 
 
+def rows_outside_of_blocks() -> set[tuple[str, tuple[str, ...], str]]:
+    """(name, axes, where) of every kind of tower."""
+    tables = {
+        "vision": _VISION, "vision_embedder": _EMBEDDER, "vision_projector": _VISION_PROJECTOR,
+        "audio": _AUDIO, "audio_projector": _AUDIO_PROJECTOR,
+    }  # fmt: skip
+    return {
+        (point.name, point.axes, where)
+        for where, table in tables.items()
+        for point in _points(table)
+    }
+
+
+def rows_of_blocks(part: str) -> set[tuple[str, tuple[str, ...]]]:
+    """(name, axes) in a block of "vision" or "audio"."""
+    points = _vision_block(0) if part == "vision" else _points(_AUDIO_BLOCK, "x.blocks.0.")
+    return {(point.name.partition("blocks.0.")[2], point.axes) for point in points}
+
+
 def _vision_block(layer: int) -> list[Point]:
     return [
         Point(
@@ -90,7 +109,7 @@ def _vision_block(layer: int) -> list[Point]:
             row.on_demand,
         )
         for row in LAYER_ROWS
-        if row.where in ("layer", "own_kv")
+        if row.where in ("block", "block_kv", "layer", "own_kv")
     ]
 
 
