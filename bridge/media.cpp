@@ -13,6 +13,8 @@ using argument::describe;
 using argument::is_integer;
 using argument::refuse;
 
+enum Type : std::uint8_t { kText, kImage, kVideo, kAudio };  // of mm_token_type_ids
+
 struct PixelArguments {
   const char *pixels, *positions;  // their names
   const char* axes;                // what stands before "patch": "image", "video frame"
@@ -224,9 +226,21 @@ PreparedMedia prepare_media(const Media& media, const ModelSpec& spec,
   return prepared;
 }
 
+at::Tensor types_of(const MediaPlaces& places) {
+  at::Tensor types;
+  const auto add = [&](const at::Tensor& of_one, Type type) {
+    if (!of_one.defined()) return;
+    if (!types.defined()) types = at::zeros_like(of_one, at::kLong);
+    types = types.masked_fill(of_one, static_cast<std::int64_t>(type));
+  };
+  add(places.image, kImage);
+  add(places.video, kVideo);
+  add(places.audio, kAudio);
+  return types;
+}
+
 MediaPlaces places_of_media(const at::Tensor& tokens, const at::Tensor& token_types,
                             const ModelSpec& spec) {
-  enum Type { kImage = 1, kVideo = 2, kAudio = 3 };
   const auto places = [&](const std::optional<std::int64_t>& id, Type type) {
     if (token_types.defined()) return where_any(token_types == type);
     return id && tokens.defined() ? where_any(tokens == *id) : at::Tensor();

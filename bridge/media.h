@@ -60,6 +60,9 @@ struct MediaPlaces {
   MediaPlaces among_first(std::int64_t n) const;
 };
 
+/// 0 text, 1 image, 2 video, 3 audio [batch pos]; undefined where all is text.
+at::Tensor types_of(const MediaPlaces& places);
+
 /// By the types of tokens (1 image, 2 video, 3 audio), or where they are undefined by the ids.
 MediaPlaces places_of_media(const at::Tensor& tokens, const at::Tensor& token_types,
                             const ModelSpec& spec);
