@@ -17,7 +17,22 @@ ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
 
 
-class ForwardArguments(TypedDict, total=False):
+class MediaArguments(TypedDict, total=False):
+    """Images, videos and sounds, as `Bridge.prepare_multimodal_inputs` makes them."""
+
+    mm_token_type_ids: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    image_position_ids: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    video_position_ids: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_features_mask: torch.Tensor | None
+
+
+MEDIA = tuple(MediaArguments.__annotations__)
+
+
+class ForwardArguments(MediaArguments, total=False):
     """Everything that `Bridge.forward` takes beside its input."""
 
     return_type: ReturnType
@@ -26,13 +41,6 @@ class ForwardArguments(TypedDict, total=False):
     padding_side: PaddingSide | None
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
-    mm_token_type_ids: torch.Tensor | None
-    pixel_values: torch.Tensor | None
-    image_position_ids: torch.Tensor | None
-    pixel_values_videos: torch.Tensor | None
-    video_position_ids: torch.Tensor | None
-    input_features: torch.Tensor | None
-    input_features_mask: torch.Tensor | None
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
@@ -75,6 +83,15 @@ def core_input(
     for name, wanted in _FIELDS.items():
         if (value := arguments.get(name)) is not None:
             _set(made, name, value, wanted)
+    return made
+
+
+def core_media(arguments: MediaArguments) -> _C.Input:
+    """Media without a text around them, as the core takes them."""
+    made = _C.Input()
+    for name, value in arguments.items():
+        if value is not None:
+            _set(made, name, value, _FIELDS[name])
     return made
 
 

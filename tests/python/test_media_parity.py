@@ -1,12 +1,14 @@
 """Float32 with images, videos and sounds: every value, the logits and the loss of transformers.
 
-A value may be off by RELATIVE_RMS, or by three times what the reference itself is off from its
-float64 twin, where that is more.
+A value is held against the reference's float64 twin: it may be off by RELATIVE_RMS, or by three
+times what the float32 reference is off, where that is more. The distance between the two float32
+runs would count the errors of both.
 """
 
 from __future__ import annotations
 
 import functools
+import statistics
 from typing import Any
 
 import pytest
@@ -21,11 +23,12 @@ from support.media_gradients import ENTRANCES, capture_media_gradients, labels_o
 from support.recipe import FIRST_SPECIAL_ID
 from support.tower_table import audio_points, tower_points, vision_points
 
-
 NAMES = tuple(MEDIA_RECIPES)
 PATHS = ("automatic", "open")
 CASES = [(name, case) for name in NAMES for case in media.cases(name)]
 OWN_ERRORS = 3.0
+AMPLIFIED = 3.0  # backward through a peaked attention makes a run's rounding larger now and then
+ROUNDING = 1e-9  # in float64
 LOSS_GATE = 1e-6
 BFLOAT16_GATE = 2.0  # bezel's error over the reference's own
 N_NEW = 50
@@ -37,12 +40,12 @@ class Errors:
     def __init__(self, lab: Lab, name: str, case: str) -> None:
         self.points = lab.media_points(name, case)
         self.masks = media_compare.masks_of(media.cases(name)[case])
-        self.want = lab.media_values(name, case)
-        self.exact = lab.media_values(name, case, exactly=True)
+        self.reference = lab.media_values(name, case)
+        self.want = lab.media_values(name, case, exactly=True)
 
     def gate(self, point: Point) -> float:
-        wanted, exact = self.want[point.name], self.exact[point.name]
-        own = media_compare.error(point, wanted, exact, self.masks)
+        given, want = self.reference[point.name], self.want[point.name]
+        own = media_compare.error(point, given, want, self.masks)
         return max(compare.RELATIVE_RMS, OWN_ERRORS * own)
 
     def disagreements(self, got: compare.Values) -> list[str]:
@@ -136,22 +139,47 @@ def test_token_types_are_derived_where_they_are_not_given(lab: Lab, name: str, c
     assert torch.equal(bridge(given.tokens, **bare), run(bridge, name, case))
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
-def test_gradients_are_those_of_the_reference(lab: Lab, name: str, case: str) -> None:
-    given = media.cases(name)[case]
+def gradient_gaps(lab: Lab, name: str, case: str) -> tuple[dict[str, float], float]:
+    """(by path and value: the error over its gate; the largest error in float64)."""
+    given, ratios = media.cases(name)[case], {}
     want = capture_media_gradients(lab.reference(name), given.inputs)
     exact = capture_media_gradients(lab.media_oracle(name), given.inputs)
     assert set(want) & set(ENTRANCES)
     points = {point.name: point for point in lab.media_points(name, case)}
     masks = media_compare.masks_of(given)
-    for path in PATHS:
-        _, cache = lab.bridge(name, path=path).run_with_cache(
-            given.tokens, list(want), incl_bwd=True, return_type="loss", **given.media
+
+    def gaps_of(bridge: Any, inputs: dict[str, torch.Tensor], wanted: Any) -> dict[str, float]:
+        _, cache = bridge.run_with_cache(
+            given.tokens, list(want), incl_bwd=True, return_type="loss", **inputs
         )
-        for key, value in want.items():
-            own = media_compare.error(points[key], value, exact[key], masks)
-            gap = media_compare.error(points[key], cache[key + "_grad"], value, masks)
-            assert gap <= max(compare.RELATIVE_RMS, OWN_ERRORS * own), (path, key)
+        return {
+            key: media_compare.error(points[key], cache[key + "_grad"], wanted[key], masks)
+            for key in want
+        }
+
+    for path in PATHS:
+        for key, gap in gaps_of(lab.bridge(name, path=path), given.media, want).items():
+            own = media_compare.error(points[key], want[key], exact[key], masks)
+            ratios[f"{path} {key}"] = gap / max(compare.RELATIVE_RMS, OWN_ERRORS * own)
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in given.media.items()}
+    bridge = lab.bridge(name, path="open", dtype=torch.float64)
+    return ratios, max(gaps_of(bridge, wide, exact).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_the_reference(lab: Lab, name: str) -> None:
+    """To rounding in float64; in float32 the median over cases, for all values of a run share the
+    rounding that its text amplifies."""
+    by_value: dict[str, list[float]] = {}
+    for case in media.cases(name):
+        ratios, wide = gradient_gaps(lab, name, case)
+        assert wide <= ROUNDING, case
+        for key, ratio in ratios.items():
+            by_value.setdefault(key, []).append(ratio)
+    medians = {key: statistics.median(ratios) for key, ratios in by_value.items()}
+    assert {key: ratio for key, ratio in medians.items() if ratio > 1} == {}
+    worst = {key: max(ratios) for key, ratios in by_value.items()}
+    assert {key: ratio for key, ratio in worst.items() if ratio > AMPLIFIED} == {}
 
 
 def squared_errors(points: list[Point], masks: Any, got: Any, want: Any) -> dict[str, float]:

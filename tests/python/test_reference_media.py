@@ -18,7 +18,7 @@ CASES = [(name, case) for name in NAMES for case in media.cases(name)]
 HEARING = ("sound", "unified_media")
 # float32 in bfloat16 runs, by the end of the name; features stay as they were given.
 WIDE = ("hook_scale", "hook_normalized", "hook_pooled", "hook_router_probs", "hook_expert_weights")
-WIDE_IN_AUDIO = ("attn.hook_attn_scores", "attn.hook_pattern", "hook_features")
+WIDE_IN_AUDIO = ("attn.hook_attn_scores", "attn.hook_pattern")
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bezel.reference.media import reference_arguments
 from bezel.reference.towers import joined
@@ -72,7 +73,9 @@ def capture_media_gradients(model: Any, inputs: Mapping[str, torch.Tensor]) -> V
     arguments = reference_arguments(model, given)
     recorder = GradientRecorder(model, *tokens.shape)
     with recorder.attached():
-        labels = labels_of(tokens, valid)
-        model(**arguments, labels=labels, use_cache=False).loss.backward()
+        labels = labels_of(tokens, valid)[:, 1:]
+        logits = model(**arguments, use_cache=False).logits[:, :-1]
+        # The model's own loss passes through float32.
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     model.zero_grad()
     return recorder.gradients()

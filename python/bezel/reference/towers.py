@@ -149,13 +149,18 @@ class MediaRecorder(Recorder):
     def watch_audio_tower(self, tower: Any) -> None:
         """Watches the audio encoder."""
         at, subsample = "audio_encoder.", tower.subsample_conv_projection
-        self.input(subsample, at + "hook_features")
+        self.watch_features(subsample, at + "hook_features")
         for i, layer in enumerate((subsample.layer0, subsample.layer1)):
             self.watch_subsampling(f"{at}subsample.{i}.hook_out", layer)
         self.output(subsample.input_proj_linear, at + "hook_embed")
         for i, layer in enumerate(tower.layers):
             self.watch_audio_block(f"{at}blocks.{i}.", layer)
         self.output(tower.output_proj, at + "hook_out")
+
+    def watch_features(self, subsample: Any, name: str) -> None:
+        """Watches what enters, in the dtype in which the first convolution takes it."""
+        dtype = subsample.layer0.conv.weight.dtype
+        self.on_call(subsample, lambda args, _: self.put(name, args[0].to(dtype)))
 
     def watch_subsampling(self, name: str, layer: Any) -> None:
         """Watches one convolution, whose channels stand before its frames."""
