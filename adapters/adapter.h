@@ -18,6 +18,14 @@ struct SourceNames {
   /// own keys) takes the first ones.
   std::vector<std::string> parts;
   std::string joint = "";  // the name under which some checkpoints store all of them as one tensor
+  /// Other names for the parts, which some checkpoints have.
+  std::vector<std::string> otherwise = {};
+};
+
+/// What stands before a checkpoint's names.
+struct Prefixes {
+  std::string text;   // "model.language_model."
+  std::string media;  // "model.", before the names of encoders and projectors
 };
 
 struct Adapter {
@@ -27,10 +35,11 @@ struct Adapter {
   /// does not compute.
   bridge::ModelSpec (*read_spec)(const checkpoint::ConfigReader& config);
   /// What may stand before every name, the likeliest first; the head is named without it.
-  std::vector<std::string> prefixes;
+  std::vector<Prefixes> prefixes;
   std::string embed;  // the tensor that shows which prefix is in use
   std::string head;   // the unembedding, without prefix; ignored where the head is tied
-  /// Names for a slot, e.g. "layers.3.attention.qkv".
+  /// Names for a slot, e.g. "layers.3.attention.qkv"; those of "vision." and "audio." stand behind
+  /// the media prefix.
   SourceNames (*source_names)(const std::string& slot);
   /// True for a tensor (name without prefix) that files may carry though no layer reads it.
   bool (*is_unused)(const bridge::ModelSpec& spec, const std::string& name);

@@ -1,4 +1,4 @@
-// Gemma 4, text part: E2B, E4B, 12B (unified), 26B-A4B and 31B. Field meanings and defaults follow
+// Gemma 4: E2B, E4B, 12B (unified), 26B-A4B and 31B. Field meanings and defaults follow
 // transformers 5.17 (models/gemma4/configuration_gemma4.py), read from the raw config.json, which
 // has two forms: published files say global_head_dim, files saved again say per_layer_config.
 #include <cmath>
@@ -9,6 +9,7 @@
 
 #include "bezel/adapters/adapter.h"
 #include "bezel/adapters/checkpoint/config_reader.h"
+#include "bezel/adapters/gemma4_media.h"
 
 namespace bezel::adapters {
 namespace {
@@ -211,6 +212,7 @@ ModelSpec read_spec(const ConfigReader& top) {
   spec.pad_token_id = text.optional_integer("pad_token_id", 0, kMaxVocab);
   spec.bos_token_id = text.optional_integer("bos_token_id", 0, kMaxVocab);
   read_layers(config, spec);
+  gemma4_media::read(top, config.unified, spec);
   return spec;
 }
 
@@ -260,6 +262,7 @@ const NameTable& names_in_layer() {
 
 SourceNames source_names(const std::string& slot) {
   constexpr std::string_view kLayers = "layers.";
+  if (gemma4_media::owns(slot)) return gemma4_media::names(slot);
   if (!slot.starts_with(kLayers)) return names_in_model().at(slot);
   const std::size_t end = slot.find('.', kLayers.size()) + 1;
   const std::string layer = slot.substr(0, end);
@@ -288,7 +291,7 @@ const Adapter& gemma4() {
       .family = "gemma4",
       .model_types = {"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"},
       .read_spec = read_spec,
-      .prefixes = {"model.language_model.", "model."},
+      .prefixes = {{"model.language_model.", "model."}, {"model.", "model."}},
       .embed = "embed_tokens.weight",
       .head = "lm_head.weight",
       .source_names = source_names,

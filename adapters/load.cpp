@@ -62,11 +62,11 @@ Family read_family(const fs::path& folder) {
   return {adapter, std::move(spec)};
 }
 
-std::string prefix_of(const Checkpoint& files, const Adapter& adapter) {
+Prefixes prefixes_of(const Checkpoint& files, const Adapter& adapter) {
   std::string tried;
-  for (const std::string& prefix : adapter.prefixes) {
-    if (files.find(prefix + adapter.embed) != nullptr) return prefix;
-    tried += (tried.empty() ? "" : " or ") + prefix + adapter.embed;
+  for (const Prefixes& prefixes : adapter.prefixes) {
+    if (files.find(prefixes.text + adapter.embed) != nullptr) return prefixes;
+    tried += (tried.empty() ? "" : " or ") + prefixes.text + adapter.embed;
   }
   throw ModelMismatchError(show(files.folder()) + ": found no tensor " + tried +
                            ", expected the text model of family " + std::string(adapter.family));
@@ -89,6 +89,9 @@ class Inlet {
     std::int64_t row = 0;
     for (std::size_t i = 0; i < slot.rows.size(); ++i) {
       const TensorInfo* stored = take(prefix_ + names.parts[i]);
+      if (stored == nullptr && !names.otherwise.empty()) {
+        stored = take(prefix_ + names.otherwise[i]);
+      }
       if (stored == nullptr) refuse_missing(slot, prefix_ + names.parts[i]);
       parts.push_back(checked(slot, stored, row, slot.rows[i]));
       row += slot.rows[i];
@@ -127,6 +130,7 @@ class Inlet {
                       std::int64_t n_rows) {
     std::vector<std::int64_t> want = slot.shape;
     want[0] = n_rows;
+    if (slot.one_row_each) want.erase(want.begin());
     if (stored->shape == want) return {stored, row, n_rows};
     std::ostringstream text;
     text << show(stored->file) << ": tensor " << quote(stored->name) << ": found shape "
@@ -147,11 +151,15 @@ struct Filling {
 
 std::vector<Filling> match(const Checkpoint& files, const Family& family, Weights& weights) {
   const Adapter& adapter = family.adapter;
-  Inlet inlet(files, prefix_of(files, adapter));
+  const Prefixes prefixes = prefixes_of(files, adapter);
+  Inlet inlet(files, prefixes.text);
+  Inlet media(files, prefixes.media);
   Inlet head(files, "");
   std::vector<Filling> fillings;
   for (WeightSlot& slot : bridge::weight_slots(family.spec, weights)) {
+    const bool is_media = slot.name.starts_with("vision.") || slot.name.starts_with("audio.");
     auto parts = slot.name == "unembed" ? head.parts_of(slot, {{adapter.head}})
+                 : is_media             ? media.parts_of(slot, adapter.source_names(slot.name))
                                         : inlet.parts_of(slot, adapter.source_names(slot.name));
     fillings.push_back({std::move(slot), std::move(parts)});
   }
@@ -175,7 +183,9 @@ ModelSpec read_spec(const fs::path& folder) { return read_family(folder).spec; }
 bridge::Bridge load(const fs::path& folder, const LoadOptions& options) {
   check_device(options.device);
   const Checkpoint files = Checkpoint::open(folder);
-  const Family family = read_family(folder);
+  Family family = read_family(folder);
+  if (options.modalities.vision == Load::kNever) family.spec.vision.reset();
+  if (options.modalities.audio == Load::kNever) family.spec.audio.reset();
   Weights weights;
   const std::vector<Filling> fillings = match(files, family, weights);
   const at::TensorOptions kind(at::device(options.device).dtype(chosen_type(options, fillings[0])));

@@ -12,10 +12,17 @@
 
 namespace bezel::adapters {
 
+/// What a model is loaded for, beside text. What is left out takes no memory.
+enum class Load : std::uint8_t { kWhereThereIsOne, kNever };
+struct Modalities {
+  Load vision = Load::kWhereThereIsOne, audio = Load::kWhereThereIsOne;
+};
+
 struct LoadOptions {
   /// float32, bfloat16 or float64; nullopt: as the checkpoint stores the embedding.
   std::optional<at::ScalarType> dtype{};
   at::Device device = at::kCPU;
+  Modalities modalities{};
   /// Called on the loading thread after every few dozen MiB; it may throw to stop.
   std::function<void(std::int64_t bytes_done, std::int64_t bytes_total)> on_progress{};
 };

@@ -25,14 +25,16 @@ KeysValues shared_keys_values(const KeysValues& donor, Tap tap) {
 }
 
 // z [batch pos head d_head] → attn.hook_out; head by head only where somebody looks at the heads.
-at::Tensor project_out(const at::Tensor& z, const at::Tensor& weight, Path path, Tap tap) {
-  const auto out = ops::linear(z.flatten(2), weight, path);
-  if (!tap.live("attn.hook_result")) return out;
-  const auto per_head = weight.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
-  const auto result = at::einsum("bshd,mhd->bshm", {z, per_head});
+at::Tensor project_out(const at::Tensor& z, const AttentionWeights& w, Path path, Tap tap) {
+  const auto clip = ops::clip_of(w.clips, 3);
+  const auto heads = clip.entering(z);
+  const auto out = ops::linear(heads.flatten(2), w.out, path);
+  if (!tap.live("attn.hook_result")) return clip.leaving(out);
+  const auto per_head = w.out.unflatten(-1, {z.size(2), z.size(3)});  // [d_model head d_head]
+  const auto result = at::einsum("bshd,mhd->bshm", {heads, per_head});
   // Only what a hook changed: an edit that changes nothing leaves `out` as it is, bit for bit.
   const auto change = ops::widened(tap("attn.hook_result", result)) - ops::widened(result);
-  return (ops::widened(out) + change.sum(2)).to(out.scalar_type());
+  return clip.leaving((ops::widened(out) + change.sum(2)).to(out.scalar_type()));
 }
 
 }  // namespace
@@ -50,7 +52,7 @@ at::Tensor attention(const at::Tensor& stream, int layer, const LayerWeights& we
   if (spec.donates) state.donated[layer] = kv;
   const auto z = tap("attn.hook_z",
                      ops::attend(q, kv.keys, kv.values, context.masks[layer], context.path, tap));
-  return tap("attn.hook_out", project_out(z, w.out, context.path, tap));
+  return tap("attn.hook_out", project_out(z, w, context.path, tap));
 }
 
 }  // namespace bezel::bridge

@@ -29,7 +29,8 @@ at::Tensor block(at::Tensor stream, int layer, const LayerWeights& weights, cons
     const auto added = per_layer_branch(stream, ple_input, *weights.ple, context, tap);
     stream = ops::join(stream, added, weights.ple->post_norm, context, kPerLayer, tap);
   }
-  return tap("hook_resid_post", stream * weights.layer_scalar);
+  if (weights.layer_scalar.defined()) stream = stream * weights.layer_scalar;
+  return tap("hook_resid_post", stream);
 }
 
 }  // namespace bezel::bridge

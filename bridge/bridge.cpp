@@ -4,9 +4,11 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
+#include "bezel/bridge/encoders.h"
 #include "bezel/bridge/forward.h"
 #include "bezel/bridge/inventory.h"
 #include "bezel/bridge/kv_cache.h"
@@ -25,6 +27,25 @@ using hooks::HookId;
 using hooks::Plan;
 using hooks::Request;
 
+// A run of the encoders alone.
+hooks::RowSet rows_of_text() {
+  hooks::RowSet rows;
+  for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
+    rows[row] = !hooks::is_of_media(hooks::kHookPoints[row].where);
+  }
+  return rows;
+}
+
+// Encoders without media, and in runs that begin behind the embeddings.
+void silence_media(const PreparedInput& prepared, hooks::RowSet& silent) {
+  const bool merges = prepared.first_layer == 0;
+  for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
+    const auto where = hooks::kHookPoints[row].where;
+    if (is_of_images(where)) silent[row] = !(merges && prepared.media.has_images());
+    if (is_of_sound(where)) silent[row] = !(merges && prepared.media.has_audio());
+  }
+}
+
 hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& input,
                                 const ModelSpec& spec) {
   hooks::RowSet silent;
@@ -34,6 +55,7 @@ hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& inpu
     silence("hook_embed");
     silence("hook_full_embed");
   }
+  silence_media(prepared, silent);
   if (input.start_state.contains("ple.hook_inputs")) {
     silence("ple.hook_token");
     silence("ple.hook_context");
@@ -47,6 +69,32 @@ hooks::RowSet silent_model_rows(const PreparedInput& prepared, const Input& inpu
   return silent;
 }
 
+void set_media_sizes(const PreparedInput& prepared, const ModelSpec& spec, hooks::RunShape& shape) {
+  using hooks::Axis;
+  if (prepared.first_layer > 0) return;
+  const auto set = [&](Axis axis, std::int64_t size) {
+    shape.input[static_cast<std::size_t>(axis)] = size;
+  };
+  const PreparedMedia& media = prepared.media;
+  shape.has_images = media.has_images();
+  shape.has_audio = media.has_audio();
+  if (media.has_images()) {
+    set(Axis::kImage, media.images.valid.size(0));
+    for (const auto axis : {Axis::kPatch, Axis::kQPatch, Axis::kKPatch}) {
+      set(axis, media.images.valid.size(1));
+    }
+    set(Axis::kSoft, media.images.patches_of_soft.size(0));
+  }
+  if (!media.has_audio()) return;
+  set(Axis::kAudio, media.sound.valid.size(0));
+  set(Axis::kMelFrame, media.sound.valid.size(1));
+  set(Axis::kHalfFrame, (media.sound.valid.size(1) + 1) / 2);
+  set(Axis::kFrame, media.sound.soft_valid.size(1));
+  if (!spec.audio->encoder) return;
+  const auto chunk = spec.audio->encoder->chunk;
+  set(Axis::kChunk, (media.sound.soft_valid.size(1) + chunk - 1) / chunk);
+}
+
 Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Plan& plan,
                  Output output) {
   const bool to_the_end = prepared.stop_layer == spec.n_layers;
@@ -55,6 +103,13 @@ Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Pla
   const bool keeps_keys = prepared.kv_cache && !prepared.kv_cache->is_frozen();
   if (keeps_keys) return {prepared.stop_layer, false};  // they come from every block
   return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
+}
+
+bool differentiates_media(const Media& media) {
+  const auto& [pixels, positions, videos, video_positions, features, mask] = media;
+  return std::ranges::any_of(std::array{pixels, videos, features}, [](const at::Tensor& given) {
+    return given.defined() && given.requires_grad();
+  });
 }
 
 void check_gradients(const Plan& plan, const PreparedInput& prepared) {
@@ -119,7 +174,8 @@ bool Bridge::is_gradient_free(const Input& input, const Request& request) const 
     return edit.direction == hooks::Direction::kBackward;
   };
   return !request.gradients && std::ranges::none_of(request.edits, backward) &&
-         !input.embeddings.defined() && std::ranges::none_of(input.start_state, differentiates) &&
+         !input.embeddings.defined() && !differentiates_media(input.media) &&
+         std::ranges::none_of(input.start_state, differentiates) &&
          std::ranges::none_of(named_weights_, differentiates);
 }
 
@@ -138,6 +194,7 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   for (const auto axis : {hooks::Axis::kPos, hooks::Axis::kQPos, hooks::Axis::kKPos}) {
     set(axis, prepared.n_pos);
   }
+  set_media_sizes(prepared, spec_, shape);
   if (prepared.kv_cache) {
     shape.n_keys.push_back(prepared.key_positions.size(1));
     for (const LayerSpec& layer : spec_.layers) {
@@ -149,8 +206,34 @@ std::shared_ptr<const Plan> Bridge::compile(const PreparedInput& prepared, const
   return plan;
 }
 
+std::shared_ptr<const Plan> Bridge::compile_encoders(const PreparedInput& prepared,
+                                                     const Request& request) const {
+  hooks::RunShape shape{.input = {}, .dtype = weights_.embed.scalar_type()};
+  shape.silent_model_rows = rows_of_text();
+  silence_media(prepared, shape.silent_model_rows);
+  set_media_sizes(prepared, spec_, shape);
+  return plans_->plan(request, inventory_, shape);
+}
+
 std::shared_ptr<const Plan> Bridge::plan(const Input& input, const Request& request) const {
+  const bool has_text = input.tokens.defined() || input.embeddings.defined();
+  if (!has_text && (input.media.has_images() || input.media.has_audio())) {
+    PreparedInput prepared;
+    prepared.media = prepare_media(input.media, spec_, options());
+    return compile_encoders(prepared, request);
+  }
   return compile(prepare(input, spec_, options()), input, request);
+}
+
+std::shared_ptr<const Plan> Bridge::plan_of_all(const Request& request) const {
+  hooks::RunShape shape{.input = {},
+                        .n_logits = 1,
+                        .dtype = weights_.embed.scalar_type(),
+                        .stop_layer = static_cast<int>(spec_.n_layers)};
+  shape.input.fill(1);
+  shape.has_images = spec_.vision.has_value();
+  shape.has_audio = spec_.audio.has_value();
+  return plans_->plan(request, inventory_, shape);
 }
 
 RunResult Bridge::run(const Input& input, const Request& request, const RunOptions& options) const {
@@ -175,6 +258,27 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   // The caller may write into what it is given; the cache must not change with it.
   if (output.defined() && run.cache_shares(output)) output = output.clone();
   return {output, run.cache(), prepared.valid};
+}
+
+Encoded Bridge::encode(const Media& media, const Request& request,
+                       const RunOptions& options) const {
+  if (!media.has_images() && !media.has_audio()) {
+    throw ArgumentError("there is nothing to encode: give pixel_values or input_features");
+  }
+  const auto model = this->options();
+  PreparedInput prepared;
+  prepared.media = prepare_media(media, spec_, model);
+  const auto plan = compile_encoders(prepared, request);
+  check_gradients(*plan, prepared);
+  make_room(*plan, request.device.value_or(model.device()));
+  const Context context{{options.path, spec_.norm_eps}, {}, options.check_interrupt};
+  hooks::Run run(plan, {}, {}, options.step);
+  if (is_gradient_free({.media = media}, request)) run.leave_autograd_out();
+  const auto features = encode_media(prepared.media, spec_, weights_, context, run);
+  const auto owned = [&](const at::Tensor& value) {
+    return value.defined() && run.cache_shares(value) ? value.clone() : value;
+  };
+  return {owned(features.images), owned(features.audio), run.cache()};
 }
 
 at::Tensor Bridge::operator()(const at::Tensor& tokens) const {

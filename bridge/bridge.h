@@ -25,6 +25,14 @@ struct RunResult {
   at::Tensor valid;  // [batch pos] bool; undefined where nothing is padding
 };
 
+/// What the encoders make of images and sound, without a text around them; undefined: none was
+/// given.
+struct Encoded {
+  at::Tensor images;  // [soft d_model]: of images, then of videos
+  at::Tensor audio;   // [soft d_model]: of valid frames
+  std::shared_ptr<hooks::ActivationCache> cache;
+};
+
 using NamedWeights = std::vector<std::pair<std::string, at::Tensor>>;
 
 class Bridge {
@@ -43,15 +51,23 @@ class Bridge {
 
   RunResult run(const Input& input, const hooks::Request& request = {},
                 const RunOptions& options = {}) const;
+  /// The encoders alone. Throws as a run does.
+  Encoded encode(const Media& media, const hooks::Request& request = {},
+                 const RunOptions& options = {}) const;
   /// Logits [batch pos d_vocab] of token ids [batch pos].
   at::Tensor operator()(const at::Tensor& tokens) const;
   RunResult run_with_cache(const at::Tensor& tokens, const hooks::Request& request) const;
-  /// The plan that such a run would follow: names, shapes, bytes.
+  /// The plan that such a run would follow: names, shapes, bytes. Of media without a text around
+  /// them, that of the encoders alone.
   std::shared_ptr<const hooks::Plan> plan(const Input& input, const hooks::Request& request) const;
+  /// The plan of a run in which every name of the model fires; sizes that an input decides are 1.
+  std::shared_ptr<const hooks::Plan> plan_of_all(const hooks::Request& request) const;
 
  private:
   std::shared_ptr<const hooks::Plan> compile(const PreparedInput& prepared, const Input& input,
                                              const hooks::Request& request) const;
+  std::shared_ptr<const hooks::Plan> compile_encoders(const PreparedInput& prepared,
+                                                      const hooks::Request& request) const;
   bool is_gradient_free(const Input& input, const hooks::Request& request) const;
   ModelSpec spec_;
   Weights weights_;

@@ -8,8 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "bezel/bridge/encoders.h"
 #include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/layers.h"
+#include "bezel/bridge/leaf.h"
 #include "bezel/bridge/ops/attend.h"
 #include "bezel/bridge/ops/rope.h"
 #include "bezel/hooks/error.h"
@@ -19,12 +21,6 @@ namespace {
 
 using hooks::Run;
 using hooks::Tap;
-
-// With frozen weights a gradient has nowhere to start; the embeddings become its leaves.
-at::Tensor leaf_if_watched(at::Tensor value, const Run& run) {
-  if (!run.plan().watches_gradients() || value.requires_grad()) return value;
-  return value.detach().requires_grad_(true);
-}
 
 // In the model's dtype, and a copy: what the run hands out must not be the caller's own tensor.
 at::Tensor taken(const at::Tensor& given, const std::string& name, at::IntArrayRef shape,
@@ -36,6 +32,15 @@ at::Tensor taken(const at::Tensor& given, const std::string& name, at::IntArrayR
   text << "start_state \"" << name << "\" is " << given.scalar_type() << " " << given.sizes()
        << "; wanted floats " << shape;
   throw ArgumentError(text.str());
+}
+
+// The ids whose embeddings are looked up, with what a hook changed. Undefined without ids.
+at::Tensor looked_up(const PreparedInput& input, const ModelSpec& spec, Tap tap) {
+  if (!input.tokens.defined()) return {};
+  const auto tokens = tap("hook_tokens", input.tokens);
+  if (!tap.any_edits({"hook_tokens"})) return input.lookup_tokens;
+  check_token_range(tokens, spec);
+  return at::where(input.lookup_tokens == input.tokens, tokens, input.lookup_tokens);
 }
 
 struct Embedded {
@@ -51,18 +56,16 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
         "this model has per-layer embeddings, and the input has no token ids: give tokens, or "
         "\"ple.hook_inputs\" in start_state");
   }
-  auto tokens = input.tokens;
-  if (tokens.defined()) {
-    tokens = tap("hook_tokens", tokens);
-    if (tap.any_edits({"hook_tokens"})) check_token_range(tokens, spec);
-  }
+  const auto tokens = looked_up(input, spec, tap);
   Embedded result;
   if (input.first_layer > 0) {
     result.stream = leaf_if_watched(input.embeddings, run);
   } else {
     auto embeddings = input.embeddings.defined() ? input.embeddings : embed_tokens(tokens, weights);
     embeddings = tap("hook_embed", leaf_if_watched(std::move(embeddings), run));
-    result.stream = tap("hook_full_embed", embeddings);
+    const auto features = encode_media(input.media, spec, weights, context, run);
+    result.stream =
+        tap("hook_full_embed", merge(embeddings, features, input.media, input.media_places));
   }
   if (spec.d_ple == 0) return result;
   const auto given = start_state.find("ple.hook_inputs");
@@ -71,6 +74,12 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
     auto inputs = taken(given->second, given->first, shape, weights.embed);
     result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(std::move(inputs), run));
     return result;
+  }
+  if (input.first_layer > 0 && input.media_places.any()) {
+    throw ArgumentError(
+        "start_at_layer with media tokens needs \"ple.hook_inputs\" in start_state: per-layer "
+        "embeddings are made of the embeddings with images and sound in them, and this run begins "
+        "behind them");
   }
   // In the middle, the stream is not what the embeddings were.
   const auto embeddings = input.first_layer > 0 ? embed_tokens(tokens, weights) : result.stream;

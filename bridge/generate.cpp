@@ -18,12 +18,11 @@ namespace {
 void check_prompt(const Input& prompt, const at::Tensor& valid) {
   const bool whole = prompt.tokens.defined() && !prompt.embeddings.defined() &&
                      !prompt.start_at_layer && !prompt.stop_at_layer && !prompt.logits_to_keep &&
-                     !prompt.kv_cache && !prompt.token_types.defined();
+                     !prompt.kv_cache;
   if (!whole) {
     throw ArgumentError(
-        "generate takes token ids [batch pos], attention_mask and position_ids; "
-        "leave embeddings, media, start_at_layer, stop_at_layer, logits_to_keep "
-        "and kv_cache out");
+        "generate takes token ids [batch pos], attention_mask, position_ids and media; leave "
+        "embeddings, start_at_layer, stop_at_layer, logits_to_keep and kv_cache out");
   }
   if (valid.defined() && !valid.select(1, -1).all().item<bool>()) {
     throw ArgumentError(
@@ -43,12 +42,21 @@ void check(const GenerateOptions& options, const hooks::Request& request) {
   }
 }
 
+// The prompt with as many tokens more, as the run of a whole text takes it.
+Input continued(const Input& prompt, std::int64_t n_new) {
+  const auto longer = [&](const at::Tensor& by_token) {
+    return by_token.defined() ? at::constant_pad_nd(by_token, {0, n_new}) : by_token;
+  };
+  return {.tokens = longer(prompt.tokens),
+          .token_types = longer(prompt.token_types),
+          .media = prompt.media,
+          .n_given = prompt.tokens.size(1)};
+}
+
 // The values of all steps must fit, not just those of the next.
 void check_fits(const Bridge& bridge, const Input& prompt, const hooks::Request& request,
                 std::int64_t max_new_tokens) {
-  const auto shape = prompt.tokens.sizes();
-  const auto text = at::zeros({shape[0], shape[1] + max_new_tokens}, at::kLong);
-  const auto plan = bridge.plan({.tokens = text}, request);
+  const auto plan = bridge.plan(continued(prompt, max_new_tokens), request);
   const auto free = hooks::free_bytes(request.device.value_or(bridge.options().device()));
   if (free) plan->check_fits(*free);
 }
@@ -64,8 +72,10 @@ Generation::Generation(const Bridge& bridge, Input prompt, hooks::Request reques
   check(options_, request_);
   const auto prepared = prepare(input_, bridge.spec(), bridge.options());
   check_prompt(input_, prepared.valid);
+  later_request_ = without_encoders(request_, bridge.inventory());
   if (options_.keeps_values) check_fits(bridge, input_, request_, options_.max_new_tokens);
   tokens_ = prepared.tokens;
+  input_.n_given = tokens_.size(1);
   valid_ = prepared.valid.defined() ? prepared.valid.to(at::kLong) : at::ones_like(tokens_);
   positions_ = prepared.positions.expand_as(tokens_);
   open_ = at::ones({tokens_.size(0)}, tokens_.options().dtype(at::kBool));
@@ -95,6 +105,14 @@ at::Tensor Generation::run() {
   const std::int64_t n_before = input_.kv_cache ? input_.kv_cache->n_seen() : 0;
   const std::int64_t n_new = tokens_.size(1) - n_before;
   const auto fresh = [&](const at::Tensor& all) { return all.narrow(1, n_before, n_new); };
+  if (n_before > 0) {  // what stands for media came with the prompt
+    input_.media = {};
+    input_.token_types.reset();
+    input_.n_given = 0;
+  } else if (input_.token_types.defined()) {
+    const auto n_more = n_new - input_.token_types.size(1);
+    input_.token_types = at::constant_pad_nd(input_.token_types, {0, n_more});
+  }
   input_.tokens = fresh(tokens_);
   input_.attention_mask = fresh(valid_);
   input_.position_ids = fresh(positions_);
@@ -102,7 +120,7 @@ at::Tensor Generation::run() {
   input_.logits_to_keep = options_.keeps_values ? n_new : 1;
   RunOptions run = options_.run;
   run.step = step_;
-  const RunResult result = bridge_->run(input_, request_, run);
+  const RunResult result = bridge_->run(input_, n_before > 0 ? later_request_ : request_, run);
   if (!input_.kv_cache) {  // this run has all positions
     caches_.clear();
     n_new_.clear();

@@ -36,7 +36,7 @@ class Generation {
  public:
   /// Goes on with prompts [batch pos] that end where their rows end (padding stands left). The
   /// request's hooks fire in every step, HookSite::step counts from 0, the prompt. Throws
-  /// ArgumentError as runs do, and for media, float inputs, start_at_layer and the like.
+  /// ArgumentError as runs do, and for float inputs, start_at_layer and the like.
   Generation(const Bridge& bridge, Input prompt, hooks::Request request, GenerateOptions options);
 
   /// The next token of each row [batch] int64, pad where a row has ended; undefined when all have,
@@ -51,7 +51,7 @@ class Generation {
   void append(const at::Tensor& tokens);
 
   const Bridge* bridge_;
-  hooks::Request request_;
+  hooks::Request request_, later_request_;  // the second for steps whose media came before
   GenerateOptions options_;
   Input input_;
   at::Tensor tokens_, valid_, positions_;  // [batch pos]

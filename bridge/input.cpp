@@ -3,28 +3,17 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <sstream>
 
+#include "bezel/bridge/argument.h"
 #include "bezel/bridge/kv_cache.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::bridge {
 namespace {
 
-std::string describe(const at::Tensor& value) {
-  std::ostringstream text;
-  text << value.scalar_type() << " " << value.sizes();
-  return text.str();
-}
-
-[[noreturn]] void refuse(const std::string& argument, const at::Tensor& got,
-                         const std::string& want) {
-  throw ArgumentError(argument + " is " + describe(got) + "; wanted " + want);
-}
-
-bool is_integer(const at::Tensor& value) {
-  return at::isIntegralType(value.scalar_type(), /*includeBool=*/false);
-}
+using argument::describe;
+using argument::is_integer;
+using argument::refuse;
 
 int resolve_layer(const char* argument, std::optional<std::int64_t> given, std::int64_t otherwise,
                   std::int64_t n_layers) {
@@ -176,16 +165,50 @@ void take_positions(const Input& input, const at::TensorOptions& model, Prepared
   }
 }
 
+// Ids with the padding's in the places of media, as the reference looks them up.
+at::Tensor without_media(const at::Tensor& tokens, const MediaPlaces& places,
+                         const ModelSpec& spec) {
+  auto text = tokens;
+  for (const at::Tensor& of_one : {places.image, places.video, places.audio}) {
+    if (text.defined() && of_one.defined()) {
+      text = text.masked_fill(of_one, spec.pad_token_id.value_or(0));
+    }
+  }
+  return text;
+}
+
 // Tokens of one image or video frame that stand side by side see each other.
-void take_token_types(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
-                      PreparedInput& prepared) {
-  if (!input.token_types.defined() || spec.bidirectional == Bidirectional::kNone) return;
-  const auto types = per_position("mm_token_type_ids", input.token_types, prepared, model)
-                         .expand({prepared.n_batch, prepared.n_pos});
-  const auto seen = at::logical_or(types == 1, types == 2);
+void take_blocks(const at::Tensor& types, const ModelSpec& spec, PreparedInput& prepared) {
+  if (spec.bidirectional == Bidirectional::kNone) return;
+  const MediaPlaces& places = prepared.media_places;
+  at::Tensor seen = types.defined() ? at::logical_or(types == 1, types == 2) : places.image;
+  if (!types.defined() && places.video.defined()) {
+    seen = seen.defined() ? seen.logical_or(places.video) : places.video;
+  }
+  if (!seen.defined()) return;
   const auto before = at::constant_pad_nd(seen.narrow(1, 0, prepared.n_pos - 1), {1, 0});
   const auto begins = at::logical_and(seen, ~before);
   prepared.blocks = at::where(seen, begins.cumsum(1) - 1, -1);
+}
+
+void take_media(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+                PreparedInput& prepared) {
+  prepared.media = prepare_media(input.media, spec, model);
+  at::Tensor types = input.token_types;
+  if (types.defined()) {
+    types = per_position("mm_token_type_ids", types, prepared, model)
+                .expand({prepared.n_batch, prepared.n_pos});
+  }
+  const bool has_media = prepared.media.has_images() || prepared.media.has_audio();
+  const auto by_id = places_of_media(prepared.tokens, {}, spec);
+  auto& places = prepared.media_places;
+  // Types alone say which tokens see each other; ids ask for what stands in their place.
+  places = has_media && types.defined() ? places_of_media(prepared.tokens, types, spec) : by_id;
+  prepared.lookup_tokens = without_media(without_media(prepared.tokens, by_id, spec), places, spec);
+  if (input.n_given) places = places.among_first(*input.n_given);
+  const bool is_later = input.kv_cache && input.kv_cache->n_seen() > 0;
+  if (prepared.first_layer == 0 && (has_media || !is_later)) check_counts(places, prepared.media);
+  take_blocks(types, spec, prepared);
 }
 
 }  // namespace
@@ -223,7 +246,7 @@ PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::Tenso
   take_mask(input, spec, model, prepared);
   take_keys(input, spec, prepared);
   take_positions(input, model, prepared);
-  take_token_types(input, spec, model, prepared);
+  take_media(input, spec, model, prepared);
   prepared.is_plain = !input.position_ids.defined() && !prepared.valid.defined() &&
                       !prepared.blocks.defined() && !prepared.kv_cache;
   return prepared;

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "bezel/bridge/context.h"
+#include "bezel/bridge/media.h"
 #include "bezel/bridge/spec.h"
 
 namespace bezel::bridge {
@@ -25,8 +26,12 @@ struct Input {
   /// [batch pos], 0 at padding; undefined: padding ids at the ends of rows are padding.
   at::Tensor attention_mask{};
   at::Tensor position_ids{};  // [batch|1 pos] int64; undefined: counted from the mask
-  /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: text.
+  /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: as the ids say.
   at::Tensor token_types{};
+  Media media{};
+  /// The first tokens, whose media ids stand for media; those behind them were generated, and a
+  /// media id there is looked up as padding. nullopt: all.
+  std::optional<std::int64_t> n_given{};
   std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
   std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
@@ -52,6 +57,7 @@ struct RunOptions {
 /// An input that was checked and completed; what the blocks run on.
 struct PreparedInput {
   at::Tensor tokens;            // [batch pos] int64 or undefined
+  at::Tensor lookup_tokens;     // the same with the padding's id in the places of media
   at::Tensor embeddings;        // [batch pos d_model] in the model's dtype, or undefined
   at::Tensor valid;             // [batch pos] bool; undefined where nothing is padding
   at::Tensor positions;         // [batch|1 pos] int64, 0 at padding
@@ -60,7 +66,9 @@ struct PreparedInput {
   at::Tensor keys_valid;        // [batch k_pos] bool; undefined where nothing is padding
   at::Tensor key_positions;  // [batch k_pos] int64, -1 at padding: earlier runs' tokens, then these
   at::Tensor blocks;         // [batch pos] int64: image a token belongs to, -1: none; or undefined
-  bool is_plain = false;     // tokens at 0, 1, 2 …, all of them valid text, none before them
+  PreparedMedia media;
+  MediaPlaces media_places;
+  bool is_plain = false;  // tokens at 0, 1, 2 …, all of them valid text, none before them
   std::int64_t n_batch = 0, n_pos = 0, n_logits = 0;
   int first_layer = 0, stop_layer = 0;
   std::shared_ptr<KvCache> kv_cache;

@@ -80,7 +80,10 @@ PatchSweep::PatchSweep(const Bridge& bridge, Input input, const std::vector<hook
   const c10::NoGradGuard no_gradients;
   check_input(input_);
   for (at::Tensor* given :
-       {&input_.tokens, &input_.attention_mask, &input_.position_ids, &input_.token_types}) {
+       {&input_.tokens, &input_.attention_mask, &input_.position_ids, &input_.token_types,
+        &input_.media.pixel_values, &input_.media.image_position_ids,
+        &input_.media.pixel_values_videos, &input_.media.video_position_ids,
+        &input_.media.input_features, &input_.media.input_features_mask}) {
     if (given->defined()) *given = given->clone();  // the caller may write into his
   }
   hooks::Request request{.names = patched, .edits = edits};
@@ -98,6 +101,9 @@ PatchSweep::PatchSweep(const Bridge& bridge, Input input, const std::vector<hook
   const PreparedInput prepared = prepare(input_, spec, bridge.options());
   positions_ = prepared.hook_positions;
   blocks_ = prepared.blocks;
+  has_media_ = prepared.media.has_images() || prepared.media.has_audio();
+  // Runs from the middle have no ids to tell the types from.
+  if (!input_.token_types.defined()) input_.token_types = types_of(prepared.media_places);
   const RunResult run = bridge.run(input_, request, options_);
   values_ = run.cache;
   logits_ = run.output;
@@ -159,11 +165,12 @@ std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
   }
   std::ranges::sort(first);
   std::vector<Batch> batches;
+  const bool runs_encoders = has_media_ && !start_of(at).layer;  // their values are of one cell
   std::int64_t n_wasted = 0;
   for (const auto& [pos, cell] : first) {
     if (pos == positions_.size(1)) break;  // from here on cells change nothing, and need no run
     if (!batches.empty()) n_wasted += (pos - batches.back().pos) * positions_.size(0);
-    if (batches.empty() || n_wasted > kRunInTokens) {
+    if (batches.empty() || n_wasted > kRunInTokens || runs_encoders) {
       batches.push_back({.pos = pos, .cells = {}});
       n_wasted = 0;
     }
@@ -173,7 +180,7 @@ std::vector<PatchSweep::Batch> PatchSweep::batches(const SiteRow& at,
 }
 
 PatchSweep::Start PatchSweep::start_of(const SiteRow& at) const {
-  const auto layer = bridge_->inventory().site(at.site).layer;
+  const auto layer = bridge_->inventory().text_layer(at);
   const auto n_layers = static_cast<int>(bridge_->spec().n_layers);
   const bool is_behind =
       !layer && at.row >= static_cast<int>(hooks::HookId("ln_final.hook_scale").row());
@@ -183,11 +190,13 @@ PatchSweep::Start PatchSweep::start_of(const SiteRow& at) const {
 // The first position from which on anything can be another than in the unpatched run.
 std::int64_t PatchSweep::first_change(const SiteRow& at, const at::Tensor& patched) const {
   const std::int64_t n_pos = positions_.size(1);
-  // A query is reached at its own position, a key by the queries from its position on.
-  auto axis = axis_of(at.point(), {Axis::kPos, Axis::kQPos});
-  if (!axis) axis = axis_of(at.point(), {Axis::kKPos});
-  if (!axis || !plan_->request().edits.empty()) return 0;
   const auto unpatched = values_->at(bridge_->inventory().name(at));
+  if (has_media_ && !start_of(at).layer) return patched.equal(unpatched) ? n_pos : 0;
+  // A query is reached at its own position, a key by the queries from its position on.
+  const hooks::HookPoint& point = bridge_->inventory().point(at);
+  auto axis = axis_of(point, {Axis::kPos, Axis::kQPos});
+  if (!axis) axis = axis_of(point, {Axis::kKPos});
+  if (!axis || !plan_->request().edits.empty()) return 0;
   const auto changes = (patched != unpatched).movedim(*axis, 0).flatten(1).any(1);
   const std::int64_t n_before = n_pos - changes.size(0);  // positions without logits
   const auto changed = changes.nonzero();
@@ -225,6 +234,7 @@ Input PatchSweep::input_from(const Start& start) const {
   }
   if (!start.layer) {
     input.tokens = many(input_.tokens);
+    input.media = input_.media;
     return input;
   }
   input.embeddings = many(values_->at(stream_at(*start.layer)));
@@ -248,8 +258,8 @@ std::vector<hooks::Edit> PatchSweep::edits_from(const Start& start) const {
   if (start.layer) at = std::ranges::find(rows, inventory.resolve(stream_at(*start.layer))) + 1;
   for (; at != rows.end(); ++at) {
     for (auto& function : plan_->functions(*at, hooks::Direction::kForward)) {
-      edits.push_back(
-          hooks::edit(inventory.name(*at), cell_by_cell(std::move(function), positions_.size(0))));
+      if (start.n_cells > 1) function = cell_by_cell(std::move(function), positions_.size(0));
+      edits.push_back(hooks::edit(inventory.name(*at), std::move(function)));
     }
   }
   return edits;
@@ -258,7 +268,7 @@ std::vector<hooks::Edit> PatchSweep::edits_from(const Start& start) const {
 // Logits [cell*batch pos d_vocab] of cells with these values [cell*batch …].
 at::Tensor PatchSweep::run_together(const SiteRow& at, const Start& start,
                                     const at::Tensor& patched) const {
-  const auto axis = axis_of(at.point(), {Axis::kPos, Axis::kQPos});
+  const auto axis = axis_of(bridge_->inventory().point(at), {Axis::kPos, Axis::kQPos});
   const auto put = [&](const at::Tensor& value, const HookSite&) {
     if (!axis || value.size(*axis) == patched.size(*axis)) return patched;
     return patched.narrow(*axis, patched.size(*axis) - value.size(*axis), value.size(*axis));

@@ -17,7 +17,8 @@ namespace bezel::bridge {
 /// that name, with the stream of the unpatched run there (and its per-layer embeddings, and the
 /// keys and values of donors before it), and at the first position where the value is another: the
 /// keys and values of positions before come from the unpatched run too, and so do their logits.
-/// Cells that begin near each other run side by side in a batch. The Bridge must outlive it.
+/// Cells that begin near each other run side by side in a batch; those that begin with the encoders
+/// of images and sound run alone. The Bridge must outlive it.
 class PatchSweep {
  public:
   /// Runs the input of token ids once, unpatched, and keeps its values at the names to patch.
@@ -68,6 +69,7 @@ class PatchSweep {
   RunOptions options_;
   at::Tensor positions_;  // [batch pos], -1 at padding
   at::Tensor blocks_;     // [batch pos]: image a token belongs to, -1: none; or undefined
+  bool has_media_ = false;
   std::shared_ptr<const hooks::Plan> plan_;  // of the edits, and of the values to patch
   std::shared_ptr<hooks::ActivationCache> values_;
   at::Tensor logits_;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <string>
 
 #include "bezel/bridge/ops/dtype.h"
@@ -53,10 +54,16 @@ std::shared_ptr<hooks::ActivationCache> joined(
     const std::vector<std::int64_t>& n_new, const hooks::Inventory& inventory) {
   auto all = std::make_shared<hooks::ActivationCache>();
   for (const auto& [name, first] : steps.front()->items()) {
-    const HookPoint& point = inventory.resolve(name).point();
+    const HookPoint& point = inventory.point(inventory.resolve(name));
     std::vector<at::Tensor> values;
     values.reserve(steps.size());
-    for (const auto& step : steps) values.push_back(step->at(name));
+    for (const auto& step : steps) {
+      if (step->contains(name)) values.push_back(step->at(name));
+    }
+    if (values.size() == 1) {  // one step, or a value of an encoder
+      all->put(name, first);
+      continue;
+    }
     const auto keys = dim_of(point, Axis::kKPos);
     if (keys && dim_of(point, Axis::kQPos)) {
       const bool scores = point.name == "attn.hook_attn_scores";
@@ -68,6 +75,18 @@ std::shared_ptr<hooks::ActivationCache> joined(
     }
   }
   return all;
+}
+
+hooks::Request without_encoders(const hooks::Request& request, const hooks::Inventory& inventory) {
+  const auto runs_once = [&](const hooks::Selector& selector) {
+    return std::ranges::all_of(selector.expand(inventory), [&](hooks::SiteRow at) {
+      return !inventory.site(at.site).is_text() || hooks::is_of_media(at.point().where);
+    });
+  };
+  hooks::Request later = request;
+  std::erase_if(later.names, runs_once);
+  std::erase_if(later.edits, [&](const hooks::Edit& edit) { return runs_once(edit.at); });
+  return later;
 }
 
 }  // namespace bezel::bridge

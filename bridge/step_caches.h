@@ -7,6 +7,7 @@
 
 #include "bezel/hooks/cache.h"
 #include "bezel/hooks/inventory.h"
+#include "bezel/hooks/request.h"
 
 namespace bezel::bridge {
 
@@ -17,5 +18,9 @@ namespace bezel::bridge {
 std::shared_ptr<hooks::ActivationCache> joined(
     const std::vector<std::shared_ptr<hooks::ActivationCache>>& steps,
     const std::vector<std::int64_t>& n_new, const hooks::Inventory& inventory);
+
+/// The request without what can only be asked of the encoders of images and sound, which run in
+/// the first step alone.
+hooks::Request without_encoders(const hooks::Request& request, const hooks::Inventory& inventory);
 
 }  // namespace bezel::bridge

@@ -2,39 +2,16 @@
 
 #include <ATen/ATen.h>
 
-#include <numeric>
 #include <sstream>
 #include <utility>
 
+#include "bezel/bridge/weight_slots.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::bridge {
 namespace {
 
 using Shape = std::vector<std::int64_t>;
-
-class SlotList {
- public:
-  void in(std::string prefix) { prefix_ = std::move(prefix); }
-  void add(const char* name, at::Tensor& tensor, Shape shape) {
-    Shape rows = {shape[0]};
-    slots_.push_back({prefix_ + name, &tensor, std::move(shape), std::move(rows)});
-  }
-  void add_joint(const char* name, at::Tensor& tensor, Shape rows, std::int64_t n_columns) {
-    const auto n_rows = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-    slots_.push_back({prefix_ + name, &tensor, {n_rows, n_columns}, std::move(rows)});
-  }
-  std::vector<WeightSlot> take() { return std::move(slots_); }
-
- private:
-  std::string prefix_;
-  std::vector<WeightSlot> slots_;
-};
-
-template <class Part>
-Part& room_for(std::optional<Part>& part) {
-  return part ? *part : part.emplace();
-}
 
 void add_attention(SlotList& list, AttentionWeights& w, const AttentionSpec& spec,
                    std::int64_t d_model) {
@@ -48,6 +25,12 @@ void add_attention(SlotList& list, AttentionWeights& w, const AttentionSpec& spe
   if (!spec.donor) list.add("attention.k_norm", w.k_norm, {spec.d_head});
 }
 
+// Four bounds for each matrix.
+void add_clips(SlotList& list, LayerWeights& w) {
+  list.add_rows("attention.clips", w.attention.clips, {4 * 4});
+  list.add_rows("mlp.clips", w.mlp.clips, {4 * 3});
+}
+
 void add_moe(SlotList& list, MoeWeights& w, const MoeSpec& spec, std::int64_t d_model) {
   list.add("moe.router_scale", w.router_scale, {d_model});
   list.add("moe.router", w.router, {spec.n_experts, d_model});
@@ -59,23 +42,10 @@ void add_moe(SlotList& list, MoeWeights& w, const MoeSpec& spec, std::int64_t d_
   list.add("moe.ln2_moe_post", w.ln2_moe_post, {d_model});
 }
 
-void add_layer(SlotList& list, LayerWeights& w, const LayerSpec& spec, const ModelSpec& model) {
-  const std::int64_t d_model = model.d_model;
-  list.add("ln1", w.ln1, {d_model});
-  add_attention(list, w.attention, spec.attention, d_model);
-  list.add("ln1_post", w.ln1_post, {d_model});
-  list.add("ln2", w.ln2, {d_model});
-  list.add_joint("mlp.gate_up", w.mlp.gate_up, {spec.mlp.d_mlp, spec.mlp.d_mlp}, d_model);
-  list.add("mlp.down", w.mlp.down, {d_model, spec.mlp.d_mlp});
-  if (spec.moe) add_moe(list, room_for(w.moe), *spec.moe, d_model);
-  list.add("ln2_post", w.ln2_post, {d_model});
-  if (model.d_ple > 0) {
-    PleWeights& ple = room_for(w.ple);
-    list.add("ple.gate", ple.gate, {model.d_ple, d_model});
-    list.add("ple.projection", ple.projection, {d_model, model.d_ple});
-    list.add("ple.post_norm", ple.post_norm, {d_model});
-  }
-  list.add("layer_scalar", w.layer_scalar, {1});
+void add_ple(SlotList& list, PleWeights& ple, const ModelSpec& model) {
+  list.add("ple.gate", ple.gate, {model.d_ple, model.d_model});
+  list.add("ple.projection", ple.projection, {model.d_model, model.d_ple});
+  list.add("ple.post_norm", ple.post_norm, {model.d_model});
 }
 
 [[noreturn]] void refuse(const WeightSlot& slot, const at::Tensor& got, const Shape& want) {
@@ -110,6 +80,19 @@ void check_kind(const WeightSlot& slot, const at::Tensor& embed) {
 
 }  // namespace
 
+void add_block(SlotList& list, LayerWeights& w, const LayerSpec& spec, std::int64_t d_model) {
+  list.add("ln1", w.ln1, {d_model});
+  add_attention(list, w.attention, spec.attention, d_model);
+  list.add("ln1_post", w.ln1_post, {d_model});
+  list.add("ln2", w.ln2, {d_model});
+  list.add_joint("mlp.gate_up", w.mlp.gate_up, {spec.mlp.d_mlp, spec.mlp.d_mlp}, d_model);
+  list.add("mlp.down", w.mlp.down, {d_model, spec.mlp.d_mlp});
+  if (spec.moe) add_moe(list, room_for(w.moe), *spec.moe, d_model);
+  list.add("ln2_post", w.ln2_post, {d_model});
+  if (spec.clips) add_clips(list, w);
+  if (spec.has_scalar) list.add("layer_scalar", w.layer_scalar, {1});
+}
+
 std::vector<WeightSlot> weight_slots(const ModelSpec& spec, Weights& weights) {
   SlotList list;
   list.add("embed", weights.embed, {spec.d_vocab, spec.d_model});
@@ -124,10 +107,12 @@ std::vector<WeightSlot> weight_slots(const ModelSpec& spec, Weights& weights) {
   weights.layers.resize(spec.layers.size());
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     list.in("layers." + std::to_string(i) + ".");
-    add_layer(list, weights.layers[i], spec.layers[i], spec);
+    add_block(list, weights.layers[i], spec.layers[i], spec.d_model);
+    if (spec.d_ple > 0) add_ple(list, room_for(weights.layers[i].ple), spec);
   }
   list.in("");
   list.add("ln_final", weights.ln_final, {spec.d_model});
+  add_media(list, spec, weights);
   return list.take();
 }
 
@@ -156,6 +141,10 @@ void check_weights(const ModelSpec& spec, Weights weights) {
     throw ModelMismatchError(
         "weights of layer " + std::to_string(i) +
         ": found experts or per-layer embeddings that the configuration lacks");
+  }
+  if (weights.vision.has_value() != spec.vision.has_value() ||
+      weights.audio.has_value() != spec.audio.has_value()) {
+    throw ModelMismatchError("weights of an encoder: found some that the configuration lacks");
   }
 }
 

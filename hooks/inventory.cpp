@@ -8,30 +8,46 @@
 namespace bezel::hooks {
 namespace {
 
-// The table lists the model's rows before and after the rows of a block.
-std::vector<SiteRow> in_forward_order(const std::vector<Site>& sites) {
-  std::vector<SiteRow> order;
-  const auto append = [&](int site, std::size_t row) {
-    if (sites[site].has(kHookPoints[row])) order.push_back({site, static_cast<int>(row)});
-  };
-  std::size_t begin = 0;
-  while (begin < kNHookPoints) {
-    const bool in_layer = is_in_layer(kHookPoints[begin].where);
-    std::size_t end = begin;
-    while (end < kNHookPoints && is_in_layer(kHookPoints[end].where) == in_layer) ++end;
-    for (int site = in_layer ? 1 : 0; site < (in_layer ? static_cast<int>(sites.size()) : 1);
-         ++site) {
-      for (std::size_t row = begin; row < end; ++row) append(site, row);
+/// Puts the rows of all sites into forward order. The table lists the model's rows before and after
+/// those of a text block; the blocks of an encoder stand before what is made of their stream.
+class ForwardOrder {
+ public:
+  explicit ForwardOrder(const std::vector<Site>& sites) : sites_(sites) {}
+
+  std::vector<SiteRow> take() {
+    bool blocks_stand = false;
+    for (std::size_t row = 0; row < kNHookPoints; ++row) {
+      if (is_in_layer(kHookPoints[row].where)) {
+        if (!std::exchange(blocks_stand, true)) append_blocks(Part::kText);
+        continue;
+      }
+      if (row == HookId("vision_encoder.hook_pooled").row()) append_blocks(Part::kVision);
+      if (row == HookId("audio_encoder.hook_out").row()) append_blocks(Part::kAudio);
+      append(0, row);
     }
-    begin = end;
+    return std::move(order_);
   }
-  return order;
-}
+
+ private:
+  void append_blocks(Part part) {
+    for (std::size_t site = 1; site < sites_.size(); ++site) {
+      if (sites_[site].part != part) continue;
+      for (std::size_t row = 0; row < kNHookPoints; ++row) append(site, row);
+    }
+  }
+  void append(std::size_t site, std::size_t row) {
+    const SiteRow at{static_cast<int>(site), static_cast<int>(row)};
+    if (sites_[site].has(at.point())) order_.push_back(at);
+  }
+
+  const std::vector<Site>& sites_;
+  std::vector<SiteRow> order_;
+};
 
 }  // namespace
 
 Inventory::Inventory(std::vector<Site> sites)
-    : sites_(std::move(sites)), rows_(in_forward_order(sites_)), names_(sites_.size()) {
+    : sites_(std::move(sites)), rows_(ForwardOrder(sites_).take()), names_(sites_.size()) {
   for (int site = 0; site < static_cast<int>(sites_.size()); ++site) {
     for (int row = 0; row < static_cast<int>(kNHookPoints); ++row) {
       if (is_in_layer(kHookPoints[row].where) != sites_[site].layer.has_value()) continue;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bezel/hooks/hook_points.h"
+#include "bezel/hooks/parts.h"
 
 namespace bezel::hooks {
 
@@ -22,14 +23,16 @@ using AxisSizes = std::array<std::int64_t, kNAxes>;
 struct SiteRow {
   int site;
   int row;
+  /// As the table has it; Inventory::point knows the axes of its part.
   const HookPoint& point() const { return kHookPoints[row]; }
   bool operator==(const SiteRow&) const = default;
 };
 
 /// A place in the model where rows of the table live: the model itself, or one block.
 struct Site {
-  std::string prefix;        // "" or "blocks.3."
-  std::optional<int> layer;  // of a block
+  std::string prefix;        // "", "blocks.3." or "vision_encoder.blocks.3."
+  std::optional<int> layer;  // of a block, in its part
+  Part part = Part::kText;
   /// Why rows of a kind do not exist here, indexed by Where; empty where they do.
   std::array<std::string, kNWheres> absent;
   AxisSizes sizes{};
@@ -40,6 +43,7 @@ struct Site {
   /// Rows whose value is a slice of another's.
   std::unordered_map<int, SiteRow> slice_of;
 
+  bool is_text() const { return part == Part::kText; }
   bool has(const HookPoint& point) const {
     return absent[static_cast<std::size_t>(point.where)].empty();
   }
@@ -47,13 +51,20 @@ struct Site {
 
 class Inventory {
  public:
-  /// Site 0 is the model; sites 1 … n are its blocks.
+  /// Site 0 is the model; sites 1 … n are its text blocks; those of the encoders follow.
   explicit Inventory(std::vector<Site> sites);
 
   const std::vector<Site>& sites() const { return sites_; }
   const Site& site(int index) const { return sites_[index]; }
   /// Every value that exists, each after those that it is computed from.
   const std::vector<SiteRow>& rows() const { return rows_; }
+  /// A value's row with the axes and the type that it has there.
+  const HookPoint& point(SiteRow at) const { return table_of(sites_[at.site].part)[at.row]; }
+  /// The text block that a value belongs to; nullopt for the model's and the encoders' values.
+  std::optional<int> text_layer(SiteRow at) const {
+    const Site& where = sites_[at.site];
+    return where.is_text() ? where.layer : std::nullopt;
+  }
   /// Full name: "blocks.3.attn.hook_z".
   const std::string& name(SiteRow at) const { return names_[at.site][at.row]; }
   /// Throws UnknownHookError (with the nearest names) or HookNotApplicableError (with the reason).

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "bezel/hooks/hook_points.h"
+#include "bezel/hooks/part_rows.h"
 
 namespace {
 
@@ -22,21 +23,34 @@ void print_python() {
   std::cout
       << "\"\"\"Made from hooks/hook_points.h by list_hook_points; do not edit.\"\"\"\n\n"
          "from typing import Literal, TypeAlias\n\n"
-         "# The rows of the table; the full name of a row in a block begins with \"blocks.3.\".\n"
+         "# The rows of the table; the full name of a row in a block begins with \"blocks.3.\",\n"
+         "# \"vision_encoder.blocks.3.\" or \"audio_encoder.blocks.3.\".\n"
          "HookName: TypeAlias = Literal[\n";
   for (const HookPoint& point : kHookPoints) std::cout << "    \"" << point.name << "\",\n";
   std::cout << "]\n";
 }
 
+void print_row(const char* prefix, const HookPoint& point) {
+  std::cout << "| `" << prefix << point.name << "` | " << axes_of(point) << " | "
+            << to_string(point.where) << " | "
+            << (point.access == Access::kOnDemand ? "on demand" : "edit") << " | " << point.meaning
+            << " |\n";
+}
+
+void print_blocks(Part part, const char* prefix) {
+  for (const HookPoint& point : table_of(part)) {
+    if (is_in_blocks_of(part, point.where)) print_row(prefix, point);
+  }
+}
+
 void print_markdown() {
   std::cout << "| name | axes | where | access | meaning |\n|---|---|---|---|---|\n";
   for (const HookPoint& point : kHookPoints) {
-    const char* prefix = is_in_layer(point.where) ? "blocks.{i}." : "";
-    std::cout << "| `" << prefix << point.name << "` | " << axes_of(point) << " | "
-              << to_string(point.where) << " | "
-              << (point.access == Access::kOnDemand ? "on demand" : "edit") << " | "
-              << point.meaning << " |\n";
+    if (!is_in_layer(point.where)) print_row("", point);
   }
+  print_blocks(Part::kText, "blocks.{i}.");
+  print_blocks(Part::kVision, "vision_encoder.blocks.{i}.");
+  print_blocks(Part::kAudio, "audio_encoder.blocks.{i}.");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ namespace bezel::hooks {
 namespace {
 
 constexpr HookId kFirstHeadRow("ln_final.hook_scale");
+constexpr HookId kMergedRow("hook_full_embed");
 
 const RowSet kOnDemandRows = [] {
   RowSet rows;
@@ -22,6 +23,19 @@ const RowSet kOnDemandRows = [] {
 }();
 
 bool is_floating(SiteRow at) { return at.point().type != ValueType::kInt64; }
+
+// "images, blocks 0 to 9"
+std::string computed(const RunShape& shape) {
+  std::string parts;
+  const auto add = [&](const std::string& part) { parts += (parts.empty() ? "" : ", ") + part; };
+  if (shape.has_images) add("images");
+  if (shape.has_audio) add("audio");
+  if (shape.stop_layer > shape.first_layer) {
+    add("blocks " + std::to_string(shape.first_layer) + " to " +
+        std::to_string(shape.stop_layer - 1));
+  }
+  return parts.empty() ? "no block" : parts;
+}
 
 std::string gibibytes(std::int64_t n_bytes) {
   const auto hundredths = n_bytes * 100 / (std::int64_t{1} << 30);
@@ -62,7 +76,8 @@ Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
       inventory_(std::move(inventory)),
       sites_(inventory_->sites().size()),
       places_(inventory_->sites().size()),
-      n_keys_(shape.n_keys) {
+      n_keys_(shape.n_keys),
+      merges_media_(shape.has_images || shape.has_audio) {
   for (const Selector& selector : request_.names) {
     for (const SiteRow at : firing(selector, shape)) {
       mark(at, &SitePlan::record);
@@ -87,8 +102,10 @@ Plan::Plan(const Request& request, std::shared_ptr<const Inventory> inventory,
 }
 
 bool Plan::fires(SiteRow at, const RunShape& shape) const {
-  const auto layer = where(at.site).layer;
-  if (layer) return *layer >= shape.first_layer && *layer < shape.stop_layer;
+  const Site& site = where(at.site);
+  if (site.part == Part::kVision) return shape.has_images;
+  if (site.part == Part::kAudio) return shape.has_audio;
+  if (site.layer) return *site.layer >= shape.first_layer && *site.layer < shape.stop_layer;
   return !shape.silent_model_rows[static_cast<std::size_t>(at.row)];
 }
 
@@ -96,11 +113,10 @@ std::vector<SiteRow> Plan::firing(const Selector& selector, const RunShape& shap
   std::vector<SiteRow> rows = selector.expand(*inventory_);
   std::erase_if(rows, [&](SiteRow at) { return !fires(at, shape); });
   if (rows.empty()) {
-    throw HookNeverFiredError(
-        selector.text() + " cannot fire in this run, which computes blocks " +
-        std::to_string(shape.first_layer) + " to " + std::to_string(shape.stop_layer - 1) +
-        " from the given input; change start_at_layer, stop_at_layer or the input, "
-        "or leave the hook out");
+    throw HookNeverFiredError(selector.text() + " cannot fire in this run, which computes " +
+                              computed(shape) +
+                              " from the given input; change start_at_layer, stop_at_layer or the "
+                              "input, or leave the hook out");
   }
   return rows;
 }
@@ -109,6 +125,7 @@ void Plan::mark(SiteRow at, RowSet SitePlan::*set) {
   (sites_[at.site].*set).set(static_cast<std::size_t>(at.row));
   sites_[at.site].live.set(static_cast<std::size_t>(at.row));
   if (set == &SitePlan::watch) watches_gradients_ = true;
+  if (!where(at.site).is_text()) return;  // the encoders run before the blocks
   if (const auto layer = where(at.site).layer) {
     last_layer_ = std::max(last_layer_, *layer);
   } else if (at.row >= static_cast<int>(kFirstHeadRow.row())) {
@@ -132,13 +149,15 @@ SiteRow Plan::origin(SiteRow at) const {
     const auto& handed_on = where(at.site).handed_on;
     const auto from = handed_on.find(at.row);
     if (from == handed_on.end()) break;
+    const bool is_merged = at.site == 0 && at.row == static_cast<int>(kMergedRow.row());
+    if (is_merged && merges_media_) break;
     at = from->second;
   }
   return at;
 }
 
 PlannedValue Plan::planned(SiteRow at, const RunShape& shape) const {
-  const HookPoint& point = at.point();
+  const HookPoint& point = this->point(at);
   PlannedValue value{name(at), shape_of(point, where(at.site), shape.input),
                      dtype_of(point, shape.dtype), 0, ""};
   const bool behind_head = point.axes[point.axes.size() - 1] == Axis::kDVocab;

@@ -27,7 +27,9 @@ struct RunShape {
   int first_layer = 0;                 // start_at_layer
   int stop_layer = 0;                  // stop_at_layer, or the number of layers
   RowSet silent_model_rows;            // rows of site 0 that this run does not compute
-  std::vector<std::int64_t> n_keys{};  // by site, where they differ from input's k_pos; or empty
+  std::vector<std::int64_t> n_keys{};  // of the model and its text blocks, where they differ from
+                                       // input's k_pos; or empty
+  bool has_images = false, has_audio = false;  // the encoders run
   bool operator==(const RunShape&) const = default;
 };
 
@@ -61,6 +63,7 @@ class Plan {
 
   const SitePlan& site(int index) const { return sites_[index]; }
   const std::string& name(SiteRow at) const { return inventory_->name(at); }
+  const HookPoint& point(SiteRow at) const { return inventory_->point(at); }
   const Site& where(int index) const { return inventory_->site(index); }
   const Request& request() const { return request_; }
   /// Functions to apply at a value, in order.
@@ -78,7 +81,8 @@ class Plan {
   bool watches_gradients() const { return watches_gradients_; }
   /// Keys that a site sees, where the run's shape says so for each.
   std::optional<std::int64_t> n_keys(int site) const {
-    return n_keys_.empty() ? std::nullopt : std::optional(n_keys_[site]);
+    const bool is_given = site < static_cast<int>(n_keys_.size());
+    return is_given ? std::optional(n_keys_[site]) : std::nullopt;
   }
   /// True when a value behind the last block is asked for.
   bool needs_head() const { return needs_head_; }
@@ -108,6 +112,7 @@ class Plan {
   std::vector<std::int64_t> n_keys_;
   std::int64_t cache_bytes_ = 0;
   int last_layer_ = -1;
+  bool merges_media_ = false;
   bool needs_head_ = false;
   bool watches_gradients_ = false;
 };

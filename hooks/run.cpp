@@ -97,7 +97,7 @@ void Run::record(SiteRow at, const at::Tensor& value) {
 at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
   const SitePlan& rows = plan_->site(at.site);
   const auto row = static_cast<std::size_t>(at.row);
-  const at::Tensor part = part_of(value, at.point(), plan_->request());
+  const at::Tensor part = part_of(value, plan_->point(at), plan_->request());
   const bool whole =
       part.is_non_overlapping_and_dense() && part.storage().nbytes() == part.nbytes();
   const bool in_graph = value.requires_grad() || rows.watch[row];
@@ -115,9 +115,12 @@ at::Tensor Run::keys_of(int site) const {
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) {
   const at::Tensor key_positions = keys_of(at.site);
-  const HookSite site{plan_->name(at), plan_->where(at.site).layer,
-                      at.point(),      Direction::kForward,
-                      step_,           positions_,
+  const HookSite site{plan_->name(at),
+                      plan_->where(at.site).layer,
+                      plan_->point(at),
+                      Direction::kForward,
+                      step_,
+                      positions_,
                       key_positions};
   const bool without_autograd = without_autograd_.has_value();
   without_autograd_.reset();  // a hook sees torch as it always is
@@ -136,9 +139,13 @@ at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
                      plan = plan_, cache = cache_, positions = positions_,
                      key_positions = keys_of(at.site), step = step_](const at::Tensor& gradient) {
     const std::string& name = plan->name(at);
-    const HookSite site{
-        name,         plan->where(at.site).layer, at.point(), Direction::kBackward, step, positions,
-        key_positions};
+    const HookSite site{name,
+                        plan->where(at.site).layer,
+                        plan->point(at),
+                        Direction::kBackward,
+                        step,
+                        positions,
+                        key_positions};
     at::Tensor used = applied(functions, gradient, site);
     if (records) {
       const at::Tensor part = part_of(used, site.point, plan->request());

@@ -24,7 +24,7 @@ using hooks::HookPoint;
 using hooks::SiteRow;
 
 py::tuple describe(const Bridge& self, SiteRow at) {
-  const HookPoint& point = at.point();
+  const HookPoint& point = self.inventory().point(at);
   std::vector<std::optional<std::int64_t>> shape;
   for (const std::int64_t size : hooks::shape_of(point, self.inventory().site(at.site), {})) {
     shape.push_back(size == 0 ? std::nullopt : std::optional(size));
@@ -41,8 +41,10 @@ py::list hook_points(const Bridge& self) {
 }
 
 Bridge load(const std::filesystem::path& folder, std::optional<at::ScalarType> dtype,
-            at::Device device, const std::optional<py::function>& on_progress) {
-  LoadOptions options{.dtype = dtype, .device = device, .on_progress = {}};
+            at::Device device, adapters::Modalities modalities,
+            const std::optional<py::function>& on_progress) {
+  LoadOptions options{
+      .dtype = dtype, .device = device, .modalities = modalities, .on_progress = {}};
   const auto check = interrupt_check();
   options.on_progress = [&](std::int64_t done, std::int64_t total) {
     check();
@@ -60,6 +62,18 @@ RunResult run(const Bridge& self, const Input& input, const hooks::Request& requ
   return self.run(input, request, options);
 }
 
+py::tuple encode(const Bridge& self, const Input& input, const hooks::Request& request, Path path) {
+  const RunOptions options{.path = path, .check_interrupt = interrupt_check()};
+  const auto encoded = [&] {
+    const py::gil_scoped_release released;
+    return self.encode(input.media, request, options);
+  }();
+  const auto or_none = [](const at::Tensor& value) {
+    return value.defined() ? std::optional(value) : std::nullopt;
+  };
+  return py::make_tuple(or_none(encoded.images), or_none(encoded.audio), encoded.cache);
+}
+
 // valid is None where nothing is padding
 template <auto compute>
 at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels,
@@ -68,9 +82,34 @@ at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels,
   return compute(logits, labels, valid.value_or(at::Tensor()));
 }
 
-void bind_input(py::module_& module) {
-  py::class_<Input>(module, "Input")
+template <at::Tensor bridge::Media::*field>
+void bind_media(py::class_<Input>& input, const char* name) {
+  input.def_property(
+      name, [](const Input& self) { return self.media.*field; },
+      [](Input& self, const at::Tensor& value) { self.media.*field = value; });
+}
+
+void bind_modalities(py::module_& module) {
+  using adapters::Load;
+  using adapters::Modalities;
+  py::enum_<Load>(module, "Load")
+      .value("where_there_is_one", Load::kWhereThereIsOne)
+      .value("never", Load::kNever);
+  py::class_<Modalities>(module, "Modalities")
       .def(py::init<>())
+      .def_readwrite("vision", &Modalities::vision)
+      .def_readwrite("audio", &Modalities::audio);
+}
+
+void bind_input(py::module_& module) {
+  py::class_<Input> input(module, "Input");
+  bind_media<&bridge::Media::pixel_values>(input, "pixel_values");
+  bind_media<&bridge::Media::image_position_ids>(input, "image_position_ids");
+  bind_media<&bridge::Media::pixel_values_videos>(input, "pixel_values_videos");
+  bind_media<&bridge::Media::video_position_ids>(input, "video_position_ids");
+  bind_media<&bridge::Media::input_features>(input, "input_features");
+  bind_media<&bridge::Media::input_features_mask>(input, "input_features_mask");
+  input.def(py::init<>())
       .def_readwrite("tokens", &Input::tokens)
       .def_readwrite("embeddings", &Input::embeddings)
       .def_readwrite("attention_mask", &Input::attention_mask)
@@ -101,6 +140,7 @@ std::function<void()> interrupt_check() {
 
 void bind_bridge(py::module_& module) {
   bind_input(module);
+  bind_modalities(module);
   py::class_<RunResult>(module, "RunResult")
       .def_readonly("output", &RunResult::output)
       .def_readonly("cache", &RunResult::cache)
@@ -118,7 +158,12 @@ void bind_bridge(py::module_& module) {
            [](const Bridge& self, const Input& input, const hooks::Request& request) {
              return std::const_pointer_cast<hooks::Plan>(self.plan(input, request));
            })
-      .def("run", &run);
+      .def("plan_of_all",
+           [](const Bridge& self, const hooks::Request& request) {
+             return std::const_pointer_cast<hooks::Plan>(self.plan_of_all(request));
+           })
+      .def("run", &run)
+      .def("encode", &encode);
   module.def("load", &load);
   module.def("loss_per_token", &loss<bridge::loss_per_token>);
   module.def("mean_loss", &loss<bridge::mean_loss>);

@@ -7,6 +7,7 @@
 #include "bezel/hooks/cache.h"
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/hook_points.h"
+#include "bezel/hooks/part_rows.h"
 #include "bezel/hooks/plan.h"
 #include "bezel/hooks/request.h"
 #include "bezel/hooks/run.h"
@@ -23,9 +24,11 @@ using hooks::PlannedValue;
 using hooks::Request;
 using hooks::Selector;
 
-py::list hook_table() {
+// The whole table as text has it, or the rows in the blocks of another part.
+py::list hook_table(hooks::Part part) {
   py::list rows;
-  for (const HookPoint& point : hooks::kHookPoints) {
+  for (const HookPoint& point : hooks::table_of(part)) {
+    if (part != hooks::Part::kText && !hooks::is_in_blocks_of(part, point.where)) continue;
     rows.append(py::make_tuple(std::string(point.name), axis_words(point),
                                std::string(to_string(point.where)),
                                std::string(to_string(point.access)), std::string(point.meaning)));
@@ -110,6 +113,10 @@ std::vector<std::string> axis_words(const HookPoint& point) {
 }
 
 void bind_hooks(py::module_& module) {
+  py::enum_<hooks::Part>(module, "Part")
+      .value("text", hooks::Part::kText)
+      .value("vision", hooks::Part::kVision)
+      .value("audio", hooks::Part::kAudio);
   module.def("hook_table", &hook_table);
   bind_request(module);
   py::class_<PythonSite>(module, "HookSite")

@@ -8,6 +8,7 @@ namespace bezel::python {
 
 using bridge::AttentionSpec;
 using bridge::LayerSpec;
+using bridge::MediaIds;
 using bridge::MlpSpec;
 using bridge::ModelSpec;
 using bridge::MoeSpec;
@@ -35,7 +36,12 @@ void bind_spec(py::module_& module) {
       .def_readonly("attention", &LayerSpec::attention)
       .def_readonly("mlp", &LayerSpec::mlp)
       .def_readonly("moe", &LayerSpec::moe);
+  py::class_<MediaIds>(module, "MediaIds")
+      .def_readonly("image", &MediaIds::image)
+      .def_readonly("video", &MediaIds::video)
+      .def_readonly("audio", &MediaIds::audio);
   py::class_<ModelSpec>(module, "ModelSpec")
+      .def_readonly("media_ids", &ModelSpec::media_ids)
       .def_readonly("family", &ModelSpec::family)
       .def_readonly("n_layers", &ModelSpec::n_layers)
       .def_readonly("n_heads", &ModelSpec::n_heads)

@@ -16,6 +16,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// The phases that there are look at text.
+constexpr adapters::Modalities kTextAlone = {.vision = adapters::Load::kNever,
+                                             .audio = adapters::Load::kNever};
+
 // Thousands of runs on tensors of a few kilobytes: threads would wait for each other most of the
 // time, and on a busy machine all of it.
 class SmallModelThreads {
@@ -115,7 +119,8 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
   std::string doing;
   const Subject subject{
       .folder = folder,
-      .model = adapters::load(folder, {.dtype = options.dtype, .device = options.device}),
+      .model = adapters::load(
+          folder, {.dtype = options.dtype, .device = options.device, .modalities = kTextAlone}),
       .bundle = bundle_of(folder, options),
       .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
       .on_progress = [&](const std::string& what) {

@@ -24,9 +24,10 @@ at::Tensor library_attention(const at::Tensor& q, const at::Tensor& k, const at:
   std::optional<at::Tensor> additive;
   // CUDA's kernels multiply by log2(e): the lowest number would become -inf, and a query that sees
   // no key (left padding) NaN (pytorch issue 110213). Half of it hides as well.
-  if (!mask.causal_only) additive = q.is_cuda() ? mask.additive * 0.5 : mask.additive;
+  if (mask.sees == Sees::kSome) additive = q.is_cuda() ? mask.additive * 0.5 : mask.additive;
   return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-                                          additive, /*dropout_p=*/0.0, mask.causal_only, kScale,
+                                          additive, /*dropout_p=*/0.0, mask.sees == Sees::kBefore,
+                                          kScale,
                                           /*enable_gqa=*/q.size(2) != k.size(2))
       .transpose(1, 2);
 }
@@ -84,7 +85,7 @@ Mask make_mask(const MaskShape& shape, const at::Tensor& keys_valid, const at::T
   const double hidden = lowest(c10::typeMetaToScalarType(model_options.dtype()));
   const auto additive = at::full(visible.sizes(), hidden, model_options).masked_fill_(visible, 0);
   const bool causal_only = n_before == 0 && !windowed && !keys_valid.defined() && !blocks.defined();
-  return {additive.unsqueeze(1), causal_only};
+  return {additive.unsqueeze(1), causal_only ? Sees::kBefore : Sees::kSome};
 }
 
 }  // namespace bezel::ops

@@ -28,19 +28,25 @@ struct Settings {
 struct RopeSpec {
   double theta = 1e4;
   std::int64_t n_rotated_pairs = 0;
+  /// Images: 2. Each half of a head turns by a coordinate of its own, as a head of its width would.
+  int n_axes = 1;
   bool operator==(const RopeSpec&) const = default;
 };
 
 /// cos and sin of each pair's angle.
 struct Rotation {
   at::Tensor cos, sin;  // [batch|1 pos 1 d_head/2], float32 (float64 in a float64 model)
+  int n_axes = 1;       // angles of the first half of a head, then of the second
 };
+
+/// Which keys a query sees, where a rule says it and kernels need no mask.
+enum class Sees : std::uint8_t { kSome, kBefore, kAll };
 
 /// Which keys a query sees.
 struct Mask {
   /// [batch|1 1 q_pos k_pos], 0 or the lowest finite value, in the model's dtype
   at::Tensor additive;
-  bool causal_only = false;  // nothing but the causal rule: kernels can skip what it hides
+  Sees sees = Sees::kSome;  // kBefore: its own and those before it; kAll: every key
 };
 
 }  // namespace bezel::ops

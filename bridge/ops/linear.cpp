@@ -23,4 +23,17 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, Path path) {
   return at::_unsafe_view(at::mm(x.reshape({-1, x.size(-1)}), weight.t()), shape);
 }
 
+at::Tensor Clip::clamped(const at::Tensor& x, std::int64_t lowest) const {
+  if (!bounds_.defined()) return x;
+  return at::clamp(x, bounds_.select(0, lowest), bounds_.select(0, lowest + 1));
+}
+
+Clip clip_of(const at::Tensor& bounds, std::int64_t i) {
+  return Clip(bounds.defined() ? bounds.narrow(0, 4 * i, 4) : at::Tensor());
+}
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const Clip& clip, Path path) {
+  return clip.leaving(linear(clip.entering(x), weight, path));
+}
+
 }  // namespace bezel::ops

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/fused.h"
 
@@ -20,8 +22,26 @@ Rotation make_rotation(const at::Tensor& positions, const RopeSpec& spec, std::i
   return {angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)};
 }
 
+Rotation make_axial_rotation(const at::Tensor& positions, const RopeSpec& spec, std::int64_t d_head,
+                             at::ScalarType model_type) {
+  const RopeSpec half = {.theta = spec.theta, .n_rotated_pairs = d_head / 4};
+  std::vector<at::Tensor> cos, sin;
+  for (const at::Tensor& coordinate : positions.unbind(-1)) {
+    const auto rotation = make_rotation(coordinate, half, d_head / 2, model_type);
+    cos.push_back(rotation.cos);
+    sin.push_back(rotation.sin);
+  }
+  return {at::cat(cos, -1), at::cat(sin, -1), 2};
+}
+
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, Path path) {
   if (path != Path::kOpen && fused::can_run({x})) return fused::rotate(x, rotation);
+  if (rotation.n_axes == 2) {
+    const auto halves = x.chunk(2, -1), cos = rotation.cos.chunk(2, -1),
+               sin = rotation.sin.chunk(2, -1);
+    return at::cat(
+        {rotate(halves[0], {cos[0], sin[0]}, path), rotate(halves[1], {cos[1], sin[1]}, path)}, -1);
+  }
   const auto halves = widened(x).chunk(2, -1);
   const auto& first = halves[0];
   const auto& second = halves[1];

@@ -14,13 +14,17 @@ struct RopeRows {
   const float* sin;
   std::int64_t n_angles;  // rows of cos and sin: positions, or batch times positions
   T* out;
-  std::int64_t n_pos, n_heads, d;
+  std::int64_t n_pos, n_heads, d, n_axes;
 
   [[gnu::always_inline]] inline void operator()(std::int64_t i) const {
     const std::int64_t head = i % n_heads, place = i / n_heads;
     const std::int64_t row = (place / n_pos * n_heads + head) * n_pos + place % n_pos;
     const std::int64_t angles = place % n_angles * (d / 2);
-    rotate_row(x + places(i), cos + angles, sin + angles, out + row * d, d);
+    const std::int64_t width = d / n_axes;
+    for (std::int64_t axis = 0; axis < n_axes; ++axis) {
+      const std::int64_t part = axis * width, turn = angles + part / 2;
+      rotate_row(x + places(i) + part, cos + turn, sin + turn, out + row * d + part, width);
+    }
   }
 };
 
@@ -41,7 +45,8 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
                               .out = out.mutable_data_ptr<T>(),
                               .n_pos = x.size(1),
                               .n_heads = x.size(2),
-                              .d = x.size(3)};
+                              .d = x.size(3),
+                              .n_axes = rotation.n_axes};
     for_rows(heads.size(0) * heads.size(1), rows.d, rows);
   });
   return out.transpose(1, 2);

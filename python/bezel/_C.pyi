@@ -45,8 +45,17 @@ class LayerSpec:
     mlp: MlpSpec
     moe: MoeSpec | None
 
+class MediaIds:
+    """Ids of the tokens in whose places media stand; None where the model has none."""
+
+    image: int | None
+    video: int | None
+    audio: int | None
+
 class ModelSpec:
     """A model as plain data."""
+
+    media_ids: MediaIds
 
     family: str
     n_layers: int
@@ -112,11 +121,26 @@ class Input:
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     token_types: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    image_position_ids: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    video_position_ids: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_features_mask: torch.Tensor | None
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
     start_state: dict[str, torch.Tensor]
     kv_cache: KvCache | None
+
+class Load:
+    where_there_is_one: ClassVar[Load]
+    never: ClassVar[Load]
+
+class Modalities:
+    vision: Load
+    audio: Load
+    def __init__(self) -> None: ...
 
 class Path:
     automatic: ClassVar[Path]
@@ -143,13 +167,23 @@ class Bridge:
     def named_weights(self) -> list[tuple[str, torch.Tensor]]: ...
     def hook_points(self) -> list[PointRow]: ...
     def plan(self, input: Input, request: Request) -> Plan: ...
+    def plan_of_all(self, request: Request) -> Plan: ...
+    def encode(
+        self, input: Input, request: Request, path: Path
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, ActivationCache]: ...
     def run(self, input: Input, request: Request, path: Path, output: Output) -> RunResult: ...
 
-def hook_table() -> list[tuple[str, list[str], str, str, str]]: ...
+class Part:
+    text: ClassVar[Part]
+    vision: ClassVar[Part]
+    audio: ClassVar[Part]
+
+def hook_table(part: Part) -> list[tuple[str, list[str], str, str, str]]: ...
 def load(
     folder: FilePath,
     dtype: torch.dtype | None,
     device: torch.device,
+    modalities: Modalities,
     on_progress: Callable[[int, int], None] | None,
 ) -> Bridge: ...
 def with_weights(original: Bridge, replaced: dict[str, torch.Tensor]) -> Bridge: ...

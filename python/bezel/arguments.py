@@ -17,7 +17,22 @@ ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None
 
 
-class ForwardArguments(TypedDict, total=False):
+class MediaArguments(TypedDict, total=False):
+    """Images, videos and sounds, as `Bridge.prepare_multimodal_inputs` makes them."""
+
+    mm_token_type_ids: torch.Tensor | None
+    pixel_values: torch.Tensor | None
+    image_position_ids: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    video_position_ids: torch.Tensor | None
+    input_features: torch.Tensor | None
+    input_features_mask: torch.Tensor | None
+
+
+MEDIA = tuple(MediaArguments.__annotations__)
+
+
+class ForwardArguments(MediaArguments, total=False):
     """Everything that `Bridge.forward` takes beside its input."""
 
     return_type: ReturnType
@@ -26,7 +41,6 @@ class ForwardArguments(TypedDict, total=False):
     padding_side: PaddingSide | None
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
-    mm_token_type_ids: torch.Tensor | None
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
@@ -72,10 +86,25 @@ def core_input(
     return made
 
 
+def core_media(arguments: MediaArguments) -> _C.Input:
+    """Media without a text around them, as the core takes them."""
+    made = _C.Input()
+    for name, value in arguments.items():
+        if value is not None:
+            _set(made, name, value, _FIELDS[name])
+    return made
+
+
 # Arguments that the core takes as they are, and what they should be.
 _FIELDS = {
     "position_ids": "a tensor [batch pos]",
     "mm_token_type_ids": "a tensor [batch pos]",
+    "pixel_values": "a tensor [image patch d_patch]",
+    "image_position_ids": "a tensor [image patch 2]",
+    "pixel_values_videos": "a tensor [video frame patch d_patch]",
+    "video_position_ids": "a tensor [video frame patch 2]",
+    "input_features": "a tensor [audio frame mel]",
+    "input_features_mask": "a tensor [audio frame]",
     "start_at_layer": "an int",
     "stop_at_layer": "an int",
     "logits_to_keep": "an int",

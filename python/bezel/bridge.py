@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class Bridge(SaeRuns):
         tokenizer: Any | None = None,
         path: PathName = "automatic",
         trainable: bool = False,
+        modalities: Iterable[str] | None = None,
     ) -> Bridge:
         """Loads a Gemma 4 checkpoint.
 
@@ -58,6 +60,8 @@ class Bridge(SaeRuns):
                 computes each step by itself, always.
             trainable: True lets gradients reach the weights (`named_weights`); otherwise they are
                 frozen, and only hooks and inputs of your own have gradients.
+            modalities: Of "text", "vision" and "audio"; None is all that the checkpoint has. What
+                is left out takes no memory; text is always there.
 
         Raises:
             CheckpointError: With file, field or tensor, what was found and what was expected.
@@ -69,7 +73,7 @@ class Bridge(SaeRuns):
         if path not in _C.Path.__members__:
             raise ArgumentError(f'path is {path!r}; wanted "automatic" or "open"')
         folder = loading.find_folder(str(name), revision, local_files_only)
-        core = loading.load_model(folder, dtype, device)
+        core = loading.load_model(folder, dtype, device, modalities)
         if trainable:
             loading.make_trainable(core)
         if tokenizer is None:

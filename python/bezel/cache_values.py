@@ -12,21 +12,23 @@ from bezel import _C
 from bezel.cache_slice import Cut, SliceInput
 from bezel.errors import ArgumentError, UnknownHookError
 from bezel.model import Model
-from bezel.names import TABLE, get_act_name
+from bezel.names import BLOCKS, TABLE, get_act_name
 
 ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str | None]
 GRADIENT = "_grad"  # ends the names of gradients
-_AXES = {row.name: row.axes for row in TABLE}
+_AXES = {row.name: row.axes for row in TABLE if not row.in_block}
+_AXES_IN_BLOCKS = {prefix: {row.name: row.axes for row in rows} for prefix, rows in BLOCKS.items()}
 # What tells one model from another in a saved cache; all of them stand in ModelSpec.
 SPEC_FIELDS = ("family", "n_layers", "n_heads", "d_model", "d_vocab", "d_ple")
 
 
 def axes_of(name: str) -> tuple[str, ...] | None:
     """The axis words of a full name or of its gradient; None for a name outside the table."""
-    row = name.removesuffix(GRADIENT)
-    if row.startswith("blocks."):
-        row = row.split(".", 2)[-1]
-    return _AXES.get(row)
+    full = name.removesuffix(GRADIENT)
+    for prefix, axes in _AXES_IN_BLOCKS.items():
+        if full.startswith(prefix):
+            return axes.get(full.removeprefix(prefix).partition(".")[2])
+    return _AXES.get(full)
 
 
 def layer_of(name: str) -> int | None:

@@ -31,8 +31,9 @@ class Saver:
 
     def __call__(self, value: torch.Tensor, hook: Hook) -> None:
         """Keeps a copy of the value, whatever the run does with its own."""
-        part = self._cut(value.detach(), self.axes[hook.name])
-        if self.remove_batch_dim:
+        axes = self.axes[hook.name]
+        part = self._cut(value.detach(), axes)
+        if self.remove_batch_dim and axes[0] == "batch":
             if part.shape[0] != 1:
                 raise ArgumentError(
                     f"remove_batch_dim: the batch has {part.shape[0]} rows; wanted 1"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import torch
 from tqdm import tqdm
 
 from bezel import _C, text
-from bezel.arguments import ForwardArguments, ModelInput, core_input
+from bezel.arguments import MEDIA, ForwardArguments, MediaArguments, ModelInput, core_input
 from bezel.cache import ActivationCache
-from bezel.errors import ArgumentError
 from bezel.running import Running
+from bezel.errors import ArgumentError
 from bezel.sae_keeping import StepKeeper
 from bezel.selection import NamesFilter, selectors
 
@@ -20,7 +20,7 @@ ReturnType: TypeAlias = Literal["input", "str", "tokens"]
 _SECONDS_BEFORE_BAR = 1.0
 
 
-class GenerateArguments(TypedDict, total=False):
+class GenerateArguments(MediaArguments, total=False):
     """What `generate` and `generate_stream` take beside the input; `generate` explains each."""
 
     do_sample: bool
@@ -80,8 +80,10 @@ class Generating(Running):
                 config.json. stop_strings: a row ends where its new text holds one of these.
                 use_past_kv_cache: False runs the whole text in every step. prepend_bos: as in
                 `to_tokens`. padding_side: "left"; behind padding on the right nothing could
-                follow. attention_mask, position_ids: [batch pos]. verbose: a progress bar for what
-                takes more than a second.
+                follow. attention_mask, position_ids: [batch pos]. pixel_values …,
+                mm_token_type_ids: images, videos and sounds of the prompt, as in `forward`; a
+                media id that is generated stands for none. verbose: a progress bar for what takes
+                more than a second.
 
         Returns:
             The text with its continuation, or ids [batch pos]; with output_logits or return_cache
@@ -166,8 +168,8 @@ class Generating(Running):
             given = {"padding_side": "left", "prepend_bos": arguments.get("prepend_bos")}
         elif arguments.get("prepend_bos") is not None:
             given = {"prepend_bos": arguments["prepend_bos"]}
-        given["attention_mask"] = arguments.get("attention_mask")
-        given["position_ids"] = arguments.get("position_ids")
+        for name in _OF_PROMPT:
+            given[name] = arguments.get(name)  # type: ignore[literal-required]
         made = core_input(input, given, self.tokenizer, self.cfg)
         stops = _stops(arguments.get("stop_strings"))
         if stops:
@@ -241,6 +243,8 @@ def _options(max_new_tokens: int, arguments: GenerateArguments) -> _C.GenerateOp
     return options
 
 
+# Arguments that the prompt's run takes as they are.
+_OF_PROMPT = ("attention_mask", "position_ids", *MEDIA)
 # The core's name of an argument, and what it should be.
 _SAMPLING = {
     "do_sample": ("samples", "True or False"),

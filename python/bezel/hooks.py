@@ -11,6 +11,7 @@ import torch
 
 from bezel import _C
 from bezel.errors import ArgumentError, HookNeverFiredError
+from bezel.names import is_of_media
 from bezel.selection import OneName, selector
 
 Direction: TypeAlias = Literal["fwd", "bwd"]
@@ -140,6 +141,11 @@ class RegisteredHook:
         for rule in self._rules:
             self._add(rule, request)
 
+    @property
+    def needs_media(self) -> bool:
+        """True where it has names of encoders, which run for images and sound alone."""
+        return any(is_of_media(name) for name in self.names)
+
     def add_where_it_fires(self, request: _C.Request, core: _C.Bridge, made: _C.Input) -> None:
         """`add_to`, without the names that a run of this input does not compute."""
         for rule in self._rules:
@@ -213,13 +219,11 @@ def hooks_of(
 def dtypes_of(
     core: _C.Bridge, chosen: _C.Selector, dir: Direction = "fwd"
 ) -> dict[str, torch.dtype]:
-    """The values that a selector chooses in a whole run. Raises as that run would, before it."""
-    one_token = _C.Input()
-    one_token.tokens = torch.zeros((1, 1), dtype=torch.int64)
+    """The values that a selector chooses in a run of every part. Raises as it would, before it."""
     request = _C.Request()
     request.record(chosen)
     request.edit(chosen, lambda value, site: None, dir == "bwd")
-    values = core.plan(one_token, request).values
+    values = core.plan_of_all(request).values
     return {v.name: v.dtype for v in values if dir == "fwd" or v.dtype.is_floating_point}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,12 @@ def _is_complete(folder: Path) -> bool:
     return all((folder / shard).exists() for shard in shards)
 
 
-def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | str) -> _C.Bridge:
+def load_model(
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    modalities: Iterable[str] | None = None,
+) -> _C.Bridge:
     """The core's model; a progress bar appears when loading takes longer than a second."""
     with tqdm(
         desc=f"loading {folder.name}",
@@ -134,7 +139,31 @@ def load_model(folder: Path, dtype: torch.dtype | None, device: torch.device | s
             bar.total = total
             bar.update(done - bar.n)
 
-        return _C.load(folder, dtype, find_device(device), on_progress)
+        return _C.load(
+            folder, dtype, find_device(device), chosen_modalities(modalities), on_progress
+        )
+
+
+def chosen_modalities(names: Iterable[str] | None) -> _C.Modalities:
+    """What is loaded beside text; None: all that the checkpoint has.
+
+    Raises:
+        ArgumentError: A word that is none of "text", "vision" and "audio".
+    """
+    chosen = _C.Modalities()
+    if names is None:
+        return chosen
+    words = {names} if isinstance(names, str) else set(names)
+    unknown = words - {"text", "vision", "audio"}
+    if unknown:
+        raise ArgumentError(
+            f'modalities holds {sorted(unknown)[0]!r}; wanted "text", "vision" and "audio"'
+        )
+    if "vision" not in words:
+        chosen.vision = _C.Load.never
+    if "audio" not in words:
+        chosen.audio = _C.Load.never
+    return chosen
 
 
 def make_trainable(core: _C.Bridge) -> None:

@@ -21,7 +21,7 @@ class HookPoint(NamedTuple):
     axes: tuple[str, ...]
     shape: tuple[int | None, ...]  # None where the input decides
     access: str  # "edit", or "on_demand": editable too, but cached only when named
-    where: str  # model | model_ple | layer | own_kv | shared_kv | moe | ple
+    where: str  # a word of hooks/hook_points.h: model, vision, audio, block, layer, moe, ple …
     doc: str
     layer: int | None
 
@@ -32,6 +32,11 @@ def points_of(core: _C.Bridge) -> list[HookPoint]:
         HookPoint(name, tuple(axes), tuple(shape), access, where, doc, layer)
         for name, axes, shape, access, where, doc, layer in core.hook_points()
     ]
+
+
+# Where the rows of encoders and projectors stand that are outside of blocks.
+OF_MEDIA = ("vision", "vision_embedder", "vision_projector", "audio", "audio_projector")
+_OUTSIDE_BLOCKS = frozenset(("model", "model_ple", *OF_MEDIA))
 
 
 class TableRow(NamedTuple):
@@ -46,14 +51,29 @@ class TableRow(NamedTuple):
     @property
     def in_block(self) -> bool:
         """True when the full name begins with "blocks.3."."""
-        return self.where not in ("model", "model_ple")
+        return self.where not in _OUTSIDE_BLOCKS
 
 
-TABLE = tuple(
-    TableRow(name, tuple(axes), where, access, doc)
-    for name, axes, where, access, doc in _C.hook_table()
-)
-_BLOCK_ROWS = frozenset(row.name for row in TABLE if row.in_block)
+def is_of_media(name: str) -> bool:
+    """True for the full name of a value in the encoders of images and sound."""
+    return name.startswith(("vision_", "audio_"))
+
+
+def _rows(part: _C.Part) -> tuple[TableRow, ...]:
+    return tuple(
+        TableRow(name, tuple(axes), where, access, doc)
+        for name, axes, where, access, doc in _C.hook_table(part)
+    )
+
+
+TABLE = _rows(_C.Part.text)
+# How the full name of a value in a block begins, and what such blocks can have.
+BLOCKS = {
+    "blocks.": tuple(row for row in TABLE if row.in_block and row.where != "conformer"),
+    "vision_encoder.blocks.": _rows(_C.Part.vision),
+    "audio_encoder.blocks.": _rows(_C.Part.audio),
+}
+_BLOCK_ROWS = frozenset(row.name for row in BLOCKS["blocks."])
 
 # TransformerLens's short forms (transformer_lens/utils, get_act_name).
 _LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
@@ -124,22 +144,22 @@ def _component_of(name: str) -> str | None:
 
 
 def table_text(like: str = "") -> str:
-    """The table of names as text, one line for each row that contains `like`."""
-    rows = [row for row in TABLE if like in row.name]
-    width = max((len(row.name) + 11 for row in rows), default=0)
+    """The table of names as text, one line for each name that contains `like`."""
+    named = [(row.name, row) for row in TABLE if not row.in_block]
+    for prefix, rows in BLOCKS.items():
+        named += [(f"{prefix}{{i}}.{row.name}", row) for row in rows]
+    named = [(name, row) for name, row in named if like in name]
+    width = max((len(name) for name, _ in named), default=0)
     lines = []
-    for row in rows:
-        name = f"blocks.{{i}}.{row.name}" if row.in_block else row.name
+    for name, row in named:
         mark = "on demand" if row.access == "on_demand" else ""
-        lines.append(
-            f"{name:<{width}}  [{' '.join(row.axes)}]".ljust(width + 32)
-            + f"{row.where:<10} {mark:<10} {row.doc}"
-        )
+        axes = f"[{' '.join(row.axes)}]"
+        lines.append(f"{name:<{width}}  {axes:<38} {row.where:<16} {mark:<10} {row.doc}")
     return "\n".join(lines)
 
 
 def hook_points(like: str = "") -> None:
-    """Prints the table of names; `like` keeps the rows that contain it.
+    """Prints the table of names, "{i}" for the number of a block; `like` keeps those with it.
 
     Example:
         >>> bezel.hook_points("hook_unembed")  # doctest: +NORMALIZE_WHITESPACE

@@ -23,8 +23,8 @@ from bezel.hooks import (
     hooks_of,
     outside_of_themselves,
 )
-from bezel.selection import NamesFilter, PosSlice, selectors
 from bezel.tokens import Tokens
+from bezel.selection import NamesFilter, PosSlice, selectors
 
 Directions: TypeAlias = Literal["fwd", "bwd", "both"]
 
@@ -40,8 +40,9 @@ class StandingHooks(Tokens):
     belongs to the thread or asyncio task that opened it, and to tasks that it starts inside.
 
     Both are rules about values: a run that does not compute a value (start_at_layer,
-    stop_at_layer, floats as input) does not need its hooks, and goes on without them. Its own
-    hooks were asked of this run: there, a hook that cannot fire raises HookNeverFiredError.
+    stop_at_layer, floats as input, a value of images where there are none) does not need its
+    hooks, and goes on without them. Its own hooks were asked of this run: there, a hook that
+    cannot fire raises HookNeverFiredError.
 
     In a run inside a hook function that function itself does not apply; every other standing hook
     does.
@@ -291,9 +292,9 @@ class StandingHooks(Tokens):
         return outside_of_themselves(hooks)
 
     def _add_registered(self, request: _C.Request, made: _C.Input, is_partial: bool) -> None:
-        """Adds `_registered` to what one run asks for; of a partial run, what it computes."""
+        """Adds `_registered` to what one run asks for, as far as the run computes it."""
         for hook in self._registered():
-            if is_partial:
+            if is_partial or hook.needs_media:
                 hook.add_where_it_fires(request, self._core, made)
             else:
                 hook.add_to(request)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 
 from bezel import _C
 from bezel.names import HookPoint, points_of
 
-_BLOCK = "blocks."
+_BLOCK = re.compile(r"(.*?blocks\.)\d+\.(.*)")
+_OF_TEXT = "blocks."
 
 
 def text(core: _C.Bridge, name: str) -> str:
     """The tree; blocks that are alike share a branch."""
-    points = points_of(core)
     lines = [_headline(core, name)]
-    blocks = [point for point in points if point.layer is not None]
-    before = points[: points.index(blocks[0])]
-    after = points[points.index(blocks[-1]) + 1 :]
-    lines += [f"├─ {_line(point.name, point)}" for point in before]
-    for layers, block in _alike(blocks):
-        lines.append(f"├─ {_blocks_title(core.spec, layers)}")
-        lines += [f"│  ├─ {_line(_within_block(point.name), point)}" for point in block[:-1]]
-        lines.append(f"│  └─ {_line(_within_block(block[-1].name), block[-1])}")
-    lines += [f"├─ {_line(point.name, point)}" for point in after[:-1]]
-    lines.append(f"└─ {_line(after[-1].name, after[-1])}")
+    for prefix, members in groupby(points_of(core), key=lambda point: _divided(point.name)[0]):
+        if not prefix:
+            lines += [f"├─ {_line(point.name, point)}" for point in members]
+            continue
+        for layers, block in _alike(members):
+            lines.append(f"├─ {_blocks_title(core.spec, prefix, layers)}")
+            rows = [_line(_divided(point.name)[1], point) for point in block]
+            lines += [f"│  ├─ {row}" for row in rows[:-1]]
+            lines.append(f"│  └─ {rows[-1]}")
+    lines[-1] = lines[-1].replace("├", "└")
     return "\n".join(lines)
+
+
+def _divided(name: str) -> tuple[str, str]:
+    """("vision_encoder.blocks.", "attn.hook_z"); ("", the name) outside of blocks."""
+    found = _BLOCK.fullmatch(name)
+    return (found[1], found[2]) if found else ("", name)
 
 
 def _headline(core: _C.Bridge, name: str) -> str:
@@ -41,10 +48,6 @@ def _headline(core: _C.Bridge, name: str) -> str:
     return f"Bridge({name}: {cfg.family}, {', '.join(parts)})"
 
 
-def _within_block(name: str) -> str:
-    return name.split(".", 2)[2]
-
-
 def _line(name: str, point: HookPoint) -> str:
     sizes = zip(point.axes, point.shape, strict=True)
     shape = " ".join(axis if size is None else f"{axis}={size}" for axis, size in sizes)
@@ -57,7 +60,7 @@ def _alike(blocks: Iterable[HookPoint]) -> list[tuple[list[int], list[HookPoint]
     groups: dict[tuple[tuple[str, tuple[int | None, ...]], ...], list[list[HookPoint]]] = {}
     for _, members in groupby(blocks, key=lambda point: point.layer):
         block = list(members)
-        key = tuple((_within_block(point.name), point.shape) for point in block)
+        key = tuple((_divided(point.name)[1], point.shape) for point in block)
         groups.setdefault(key, []).append(block)
     return [
         ([block[0].layer for block in alike if block[0].layer is not None], alike[0])
@@ -65,7 +68,14 @@ def _alike(blocks: Iterable[HookPoint]) -> list[tuple[list[int], list[HookPoint]
     ]
 
 
-def _blocks_title(cfg: _C.ModelSpec, layers: list[int]) -> str:
+def _blocks_title(cfg: _C.ModelSpec, prefix: str, layers: list[int]) -> str:
+    facts = _facts(cfg, layers) if prefix == _OF_TEXT else []
+    title = f"{prefix}{{{_ranges(layers)}}}." if len(layers) > 1 else f"{prefix}{layers[0]}."
+    return f"{title}  {'; '.join(facts)}" if facts else title
+
+
+def _facts(cfg: _C.ModelSpec, layers: list[int]) -> list[str]:
+    """What blocks of the text that are alike have together."""
     facts = []
     windows = [cfg.layers[i].attention.window_tokens for i in layers]
     sliding = {window for window in windows if window is not None}
@@ -82,8 +92,7 @@ def _blocks_title(cfg: _C.ModelSpec, layers: list[int]) -> str:
     moe = cfg.layers[layers[0]].moe
     if moe is not None:
         facts.append(f"{moe.n_experts} experts, {moe.n_chosen} chosen")
-    title = f"{_BLOCK}{{{_ranges(layers)}}}." if len(layers) > 1 else f"{_BLOCK}{layers[0]}."
-    return f"{title}  {'; '.join(facts)}" if facts else title
+    return facts
 
 
 def _ranges(layers: list[int]) -> str:

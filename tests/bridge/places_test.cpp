@@ -34,7 +34,7 @@ TEST(Places, EachLayerHasTheRotationAndTheMaskOfItsOwnSpec) {
     EXPECT_TRUE(at::equal(places.rotations[i].sin, wanted.sin)) << i;
     const auto mask = ops::make_mask({9, 9, attention.window_tokens}, {}, {}, options);
     EXPECT_TRUE(at::equal(places.masks[i].additive, mask.additive)) << i;
-    EXPECT_EQ(places.masks[i].causal_only, mask.causal_only) << i;
+    EXPECT_EQ(places.masks[i].sees, mask.sees) << i;
   }
 }
 
@@ -58,7 +58,7 @@ class Shelf : public ::testing::Test {
     for (std::size_t i = 0; i < spec_.layers.size(); ++i) {
       EXPECT_TRUE(at::equal(got.rotations[i].cos, wanted.rotations[i].cos)) << i;
       EXPECT_TRUE(at::equal(got.masks[i].additive, wanted.masks[i].additive)) << i;
-      EXPECT_EQ(got.masks[i].causal_only, wanted.masks[i].causal_only) << i;
+      EXPECT_EQ(got.masks[i].sees, wanted.masks[i].sees) << i;
     }
   }
   ModelSpec spec_ = experts_spec();  // images attend both ways

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bezel.names import HookPoint
+from bezel.names import HookPoint, is_of_media
 from support import fixtures
 from support.exact import text_model_of
 from support.hook_table import hook_points_of
@@ -59,6 +59,10 @@ class RandomEdit:
         return None
 
 
+def text_points(bridge: Any) -> list[HookPoint]:
+    return [point for point in bridge.hook_points() if not is_of_media(point.name)]
+
+
 def calls_of(point: HookPoint) -> list[tuple[str, tuple[int, ...]]]:
     """One call, with the declared shape."""
     pairs = zip(point.axes, point.shape, strict=True)
@@ -68,7 +72,7 @@ def calls_of(point: HookPoint) -> list[tuple[str, tuple[int, ...]]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_names_and_axes_are_those_of_the_second_table(lab: Lab, name: str) -> None:
     want = hook_points_of(text_model_of(lab.reference(name)).config)
-    points = lab.bridge(name).hook_points()
+    points = text_points(lab.bridge(name))
     got = {(p.name, p.axes, p.layer, p.access == "on_demand") for p in points}
     assert got == {(p.name, p.axes, p.layer, p.on_demand) for p in want}
     assert len(points) == len(want)
@@ -78,7 +82,7 @@ def test_the_names_and_axes_are_those_of_the_second_table(lab: Lab, name: str) -
 def test_each_name_fires_once_and_changes_the_logits(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name)
     plain = bridge(TOKENS)
-    for point in bridge.hook_points():
+    for point in text_points(bridge):
         edit = RandomEdit()
         edited = bridge.run_with_hooks(TOKENS, [(point.name, edit)])
         assert edit.calls == calls_of(point)
@@ -90,7 +94,7 @@ def test_each_name_fires_once_and_changes_the_logits(lab: Lab, name: str) -> Non
 def test_each_name_at_a_position_changes_the_future_and_not_the_past(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name, path="open")
     plain = bridge(TOKENS)
-    for point in bridge.hook_points():
+    for point in text_points(bridge):
         edit = RandomEdit(next(i for i, axis in enumerate(point.axes) if axis.endswith("pos")))
         edited = bridge.run_with_hooks(TOKENS, [(point.name, edit)])
         assert edit.calls == calls_of(point)

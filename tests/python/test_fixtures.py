@@ -9,8 +9,9 @@ import torch
 
 from support import checkpoint_forms, fixtures
 from support.lab import Lab
+from support.media_fixtures import MEDIA_RECIPES
 
-NAMES = tuple(fixtures.RECIPES)
+NAMES = (*fixtures.RECIPES, *MEDIA_RECIPES)
 # What transformers gives these tensors before training; a model that skips one would pass.
 NEUTRAL_VALUES = (0.0, 1.0, float("inf"), float("-inf"))
 

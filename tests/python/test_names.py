@@ -9,9 +9,12 @@ import pytest
 
 import bezel
 from bezel import _C, hook_names, names
+from bezel.cache_values import axes_of, is_batched, layer_of
 from bezel.utils import get_act_name
-from support.hook_table import MODEL_ROWS, ROWS
+from support import tower_table
+from support.hook_table import LAYER_ROWS, MODEL_ROWS, ROWS
 from support.lab import Lab
+from support.media_fixtures import MEDIA_RECIPES
 
 # What TransformerLens documents for utils.get_act_name, and what its rules make of other forms:
 # the first digits are the layer, what follows them the layer type; aliases; names of ln_final.
@@ -125,17 +128,39 @@ def test_every_full_name_comes_back_and_every_row_takes_a_layer(lab: Lab, name: 
             assert get_act_name(row, point.layer) == point.name
 
 
-def test_the_table_is_the_second_table(lab: Lab) -> None:
-    table = {(row.name, row.axes, row.where, row.access == "on_demand") for row in names.TABLE}
+def test_the_table_is_the_second_table() -> None:
+    text = [row for row in names.TABLE if row.where not in (*names.OF_MEDIA, "conformer")]
+    table = {(row.name, row.axes, row.where, row.access == "on_demand") for row in text}
     assert table == {(row.name, row.axes, row.where, row.on_demand) for row in ROWS}
-    assert len(names.TABLE) == len(ROWS)
+    assert len(text) == len(ROWS)
     assert all(row.doc for row in names.TABLE)
-    in_model = {row.name for row in names.TABLE if not row.in_block}
+    in_model = {row.name for row in text if not row.in_block}
     assert in_model == {row.name for row in MODEL_ROWS}
 
 
+def test_the_rows_of_towers_are_those_of_the_second_table() -> None:
+    media = {row for row in names.TABLE if row.where in names.OF_MEDIA}
+    got = {(row.name, row.axes, row.where) for row in media}
+    assert got == tower_table.rows_outside_of_blocks()
+    assert len(got) == len(media)
+    for part in ("vision", "audio"):
+        rows = names.BLOCKS[f"{part}_encoder.blocks."]
+        assert {(row.name, row.axes) for row in rows} == tower_table.rows_of_blocks(part)
+    assert {row.name for row in names.BLOCKS["blocks."]} == {row.name for row in LAYER_ROWS}
+
+
+@pytest.mark.parametrize("name", MEDIA_RECIPES)
+def test_axes_of_every_full_name_are_known_without_a_model(lab: Lab, name: str) -> None:
+    for point in lab.bridge(name).hook_points():
+        assert axes_of(point.name) == point.axes, point.name
+        assert axes_of(point.name + "_grad") == point.axes
+        assert is_batched(point.name) == (point.axes[0] == "batch")
+        assert layer_of(point.name) == (None if names.is_of_media(point.name) else point.layer)
+    assert axes_of("vision_encoder.blocks.0.ple.hook_gate") is None
+
+
 def test_the_generated_type_lists_the_rows_of_the_core_in_their_order() -> None:
-    rows = [name for name, *_ in _C.hook_table()]
+    rows = [name for name, *_ in _C.hook_table(_C.Part.text)]
     assert list(typing.get_args(hook_names.HookName)) == rows
     assert "Made from hooks/hook_points.h by list_hook_points" in inspect.getsource(hook_names)
 
@@ -143,14 +168,19 @@ def test_the_generated_type_lists_the_rows_of_the_core_in_their_order() -> None:
 def test_the_table_prints_with_axes_places_and_meanings(capsys: pytest.CaptureFixture) -> None:
     bezel.hook_points()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(ROWS)
+    n_outside = sum(not row.in_block for row in names.TABLE)
+    assert len(lines) == n_outside + sum(map(len, names.BLOCKS.values()))
     line = next(line for line in lines if line.startswith("blocks.{i}.attn.hook_result "))
     assert "[batch pos head d_model]" in line
     assert "on demand" in line
+    line = next(line for line in lines if line.startswith("vision_encoder.blocks.{i}.attn.hook_z "))
+    assert "[image patch head d_head]" in line
     bezel.hook_points("rot_")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "blocks.{i}.attn.hook_rot_q",
         "blocks.{i}.attn.hook_rot_k",
+        "vision_encoder.blocks.{i}.attn.hook_rot_q",
+        "vision_encoder.blocks.{i}.attn.hook_rot_k",
     ]
 
 
@@ -159,7 +189,7 @@ def test_hook_points_have_shapes_where_the_model_decides(lab: Lab) -> None:
     z = points["blocks.3.attn.hook_z"]  # a full layer
     assert z.axes == ("batch", "pos", "head", "d_head")
     assert z.shape == (None, None, 4, 16)
-    assert (z.access, z.where, z.layer) == ("edit", "layer", 3)
+    assert (z.access, z.where, z.layer) == ("edit", "block", 3)
     assert points["blocks.2.attn.hook_z"].shape == (None, None, 4, 8)
     assert points["blocks.5.mlp.hook_pre"].shape == (None, None, 64)  # twice as wide: it shares
     assert points["blocks.1.mlp.hook_pre"].shape == (None, None, 32)

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from support.fixtures import RECIPES
+from support.fixtures import recipe_of
 
 Tensors = dict[str, torch.Tensor]
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "F16": torch.float16}
@@ -226,7 +226,7 @@ _ONLY_FOR = {"wrapped": ("none",), "class_layout": ("unified",)}
 
 def forms_of(name: str) -> list[str]:
     """The forms that the checkpoint of a recipe can take with its values unchanged."""
-    wrapper = RECIPES[name].wrapper
+    wrapper = recipe_of(name).wrapper
     return [
         form
         for form in FORMS

@@ -49,13 +49,14 @@ def _rotary(
 
 
 def exact_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(z [batch pos head d_head], pattern) in the tensors' own dtype; inputs [batch head pos d]."""
     groups = query.shape[1] // key.shape[1]
     key = key.repeat_interleave(groups, dim=1)
     value = value.repeat_interleave(groups, dim=1)
-    pattern = torch.softmax(query @ key.transpose(2, 3) + mask, dim=-1)
+    scores = query @ key.transpose(2, 3)
+    pattern = torch.softmax(scores if mask is None else scores + mask, dim=-1)
     return (pattern @ value).transpose(1, 2), pattern
 
 

@@ -1,5 +1,7 @@
 """Tiny Gemma 4 checkpoints, made on demand by transformers: one recipe for each kind of model.
 
+RECIPES are for the text model, with towers around some; media_fixtures has those for the towers.
+
     python -m support.fixtures FOLDER [name ...]      (with tests/ on PYTHONPATH)
 
 Deterministic: a recipe always gives the same bytes. Sizes are unlike the published ones on
@@ -11,44 +13,19 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from support.clip_bounds import make_clips_bite
+from support.media import widest_case
+from support.media_fixtures import MEDIA_RECIPES
 from support.randomise import randomise
+from support.recipe import FIRST_SPECIAL_ID, MEDIA_IDS, VOCAB, Recipe
 
-VOCAB = 160
-# Media ids lie inside the tiny vocabulary, as the published ones lie inside theirs.
-MEDIA_IDS = {
-    "boi_token_id": VOCAB - 8,
-    "eoi_token_id": VOCAB - 7,
-    "image_token_id": VOCAB - 6,
-    "video_token_id": VOCAB - 5,
-    "boa_token_id": VOCAB - 4,
-    "eoa_token_index": VOCAB - 3,
-    "audio_token_id": VOCAB - 2,
-}
-FIRST_SPECIAL_ID = VOCAB - 8
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """layers: "s" sliding, "f" full; wrapper: the class around the text model, if any."""
-
-    layers: str
-    text: Mapping[str, Any]
-    thetas: tuple[float, float] = (50.0, 1000.0)  # sliding, full
-    wrapper: str = "none"  # none | gemma4 | gemma4_audio | unified
-    seed: int = 1
-
-    @property
-    def window(self) -> int:
-        return int(self.text["sliding_window"])
-
+__all__ = ["FIRST_SPECIAL_ID", "MEDIA_IDS", "RECIPES", "VOCAB", "Recipe", "build", "make", "tokens"]
 
 _E2B = {
     "hidden_size": 48, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1,
@@ -111,6 +88,15 @@ _AUDIO = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
     "subsampling_conv_channels": [8, 4], "output_proj_dims": 12,
 }  # fmt: skip
+_ENCODER_FREE_VISION = {
+    "patch_size": 2, "pooling_kernel_size": 3, "mm_embed_dim": 20, "mm_posemb_size": 9,
+    "output_proj_dims": 20,
+}  # fmt: skip
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of this name, with or without media in mind."""
+    return RECIPES[name] if name in RECIPES else MEDIA_RECIPES[name]
 
 
 def _text_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -135,34 +121,43 @@ def _text_arguments(recipe: Recipe) -> dict[str, Any]:
     return arguments
 
 
-def _unified(text: dict[str, Any]) -> transformers.PreTrainedModel:
+def _unified(recipe: Recipe) -> transformers.PreTrainedModel:
+    text = _text_arguments(recipe)
     for name in ("hidden_size_per_layer_input", "vocab_size_per_layer_input"):
         text.pop(name)  # the unified text model has no per-layer embeddings
-    vision = {"patch_size": 2, "pooling_kernel_size": 3, "mm_embed_dim": 20, "mm_posemb_size": 9,
-              "output_proj_dims": 20}  # fmt: skip
     config = transformers.Gemma4UnifiedConfig(
-        text_config=text, vision_config=vision, audio_config={"audio_embed_dim": 24}, **MEDIA_IDS
+        text_config=text,
+        vision_config=dict(recipe.vision or _ENCODER_FREE_VISION),
+        audio_config=dict(recipe.audio or {"audio_embed_dim": 24}),
+        **MEDIA_IDS,
     )
     return transformers.Gemma4UnifiedForConditionalGeneration(config)
 
 
 def build(name: str) -> transformers.PreTrainedModel:
     """The model of a recipe, in memory, float32."""
-    recipe = RECIPES[name]
-    text = _text_arguments(recipe)
+    recipe = recipe_of(name)
     model: transformers.PreTrainedModel
     if recipe.wrapper == "none":
-        model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**text))
+        model = transformers.Gemma4ForCausalLM(
+            transformers.Gemma4TextConfig(**_text_arguments(recipe))
+        )
     elif recipe.wrapper == "unified":
-        model = _unified(text)
+        model = _unified(recipe)
     else:
-        audio = _AUDIO if recipe.wrapper == "gemma4_audio" else None
+        audio = dict(recipe.audio or _AUDIO) if recipe.wrapper == "gemma4_audio" else None
         config = transformers.Gemma4Config(
-            text_config=text, vision_config=dict(_VISION), audio_config=audio, **MEDIA_IDS
+            text_config=_text_arguments(recipe),
+            vision_config=dict(recipe.vision or _VISION),
+            audio_config=audio,
+            **MEDIA_IDS,
         )
         model = transformers.Gemma4ForConditionalGeneration(config)
     randomise(model, recipe.seed)
-    return model.eval()
+    model.eval()
+    if name in MEDIA_RECIPES:
+        make_clips_bite(model, widest_case(name), recipe.seed)
+    return model
 
 
 def make(name: str, root: Path) -> Path:
@@ -187,7 +182,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print(__doc__)
         return 2
-    for name in arguments[1:] or RECIPES:
+    for name in arguments[1:] or [*RECIPES, *MEDIA_RECIPES]:
         print(make(name, Path(arguments[0])))
     return 0
 

@@ -1,5 +1,8 @@
 """The text hook points as a second, independent table: what must exist, with which axes.
 
+"block" and "block_kv" stand in the blocks of every part, "layer" and "own_kv" in those of text and
+vision; tower_table has what the towers have.
+
 The library has its own table in C++; the tests compare the two, so a row that is lost or whose
 axes drift there is noticed here.
 """
@@ -17,31 +20,31 @@ hook_full_embed             | batch pos d_model          | model
 ple.hook_token              | batch pos layer d_ple      | model_ple
 ple.hook_context            | batch pos layer d_ple      | model_ple
 ple.hook_inputs             | batch pos layer d_ple      | model_ple
-hook_resid_pre              | batch pos d_model          | layer
+hook_resid_pre              | batch pos d_model          | block
 hook_attn_in                | batch pos d_model          | layer     | D
 hook_q_input                | batch pos head d_model     | layer     | D
 hook_k_input                | batch pos kv_head d_model  | own_kv    | D
 hook_v_input                | batch pos kv_head d_model  | own_kv    | D
 ln1.hook_scale              | batch pos 1                | layer
 ln1.hook_normalized         | batch pos d_model          | layer
-attn.hook_q                 | batch pos head d_head      | layer
+attn.hook_q                 | batch pos head d_head      | block
 attn.hook_q_normed          | batch pos head d_head      | layer
 attn.hook_rot_q             | batch pos head d_head      | layer
-attn.hook_k                 | batch pos kv_head d_head   | own_kv
-attn.hook_v                 | batch pos kv_head d_head   | own_kv
+attn.hook_k                 | batch pos kv_head d_head   | block_kv
+attn.hook_v                 | batch pos kv_head d_head   | block_kv
 attn.hook_k_normed          | batch pos kv_head d_head   | own_kv
 attn.hook_v_normed          | batch pos kv_head d_head   | own_kv
 attn.hook_rot_k             | batch pos kv_head d_head   | own_kv
 attn.hook_shared_k          | batch k_pos kv_head d_head | shared_kv
 attn.hook_shared_v          | batch k_pos kv_head d_head | shared_kv
-attn.hook_attn_scores       | batch head q_pos k_pos     | layer
-attn.hook_pattern           | batch head q_pos k_pos     | layer
-attn.hook_z                 | batch pos head d_head      | layer
+attn.hook_attn_scores       | batch head q_pos k_pos     | block
+attn.hook_pattern           | batch head q_pos k_pos     | block
+attn.hook_z                 | batch pos head d_head      | block
 attn.hook_result            | batch pos head d_model     | layer     | D
 attn.hook_out               | batch pos d_model          | layer
 ln1_post.hook_scale         | batch pos 1                | layer
 ln1_post.hook_normalized    | batch pos d_model          | layer
-hook_attn_out               | batch pos d_model          | layer
+hook_attn_out               | batch pos d_model          | block
 hook_resid_mid              | batch pos d_model          | layer
 hook_mlp_in                 | batch pos d_model          | layer     | D
 ln2.hook_scale              | batch pos 1                | layer
@@ -74,7 +77,7 @@ ple.hook_post               | batch pos d_ple            | ple
 ple_post.hook_scale         | batch pos 1                | ple
 ple_post.hook_normalized    | batch pos d_model          | ple
 hook_ple_out                | batch pos d_model          | ple
-hook_resid_post             | batch pos d_model          | layer
+hook_resid_post             | batch pos d_model          | block
 ln_final.hook_scale         | batch pos 1                | model
 ln_final.hook_normalized    | batch pos d_model          | model
 hook_unembed                | batch pos d_vocab          | model
@@ -113,7 +116,8 @@ LAYER_ROWS = tuple(row for row in ROWS if row not in MODEL_ROWS)
 def places(text_config: Any, layer: int) -> set[str]:
     """The words of the column "where" that hold in this layer, read from the model's config."""
     first_shared = text_config.num_hidden_layers - text_config.num_kv_shared_layers
-    words = {"layer", "shared_kv" if layer >= first_shared else "own_kv"}
+    words = {"block", "layer"}
+    words |= {"shared_kv"} if layer >= first_shared else {"block_kv", "own_kv"}
     if getattr(text_config, "enable_moe_block", False):
         words.add("moe")
     if getattr(text_config, "hidden_size_per_layer_input", 0):

@@ -10,17 +10,26 @@ import torch
 import transformers
 from torch import nn
 
-from support import checkpoint_forms, exact, fixtures, reference
+from support import checkpoint_forms, exact, exact_towers, fixtures, media, reference
 from support.hook_table import Point, hook_points_of
+from support.tower_table import tower_points
 
 
 def load_reference(folder: Path, dtype: torch.dtype, attention: str = "eager") -> nn.Module:
-    """The transformers model of a folder, of the class that its config.json names."""
-    (architecture,) = checkpoint_forms.read_config(folder)["architectures"]
+    """The transformers model of a folder, of the class that its config.json names.
+
+    Its audio tower takes library masks always: it reads the additive masks of "eager" inverted.
+    """
+    config = checkpoint_forms.read_config(folder)
+    (architecture,) = config["architectures"]
+    parts = {"": attention}
+    parts |= {part: attention for part in ("text_config", "vision_config") if part in config}
+    if config.get("audio_config"):
+        parts["audio_config"] = "sdpa"
     model: nn.Module = getattr(transformers, architecture).from_pretrained(
         folder,
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=parts,
         experts_implementation="eager",
     )
     return model.eval()
@@ -37,8 +46,10 @@ class Lab:
         self.folder = functools.cache(self._folder)
         self.reference = functools.cache(self._reference)
         self.oracle = functools.cache(self._oracle)
+        self.media_oracle = functools.cache(self._media_oracle)
         self.bridge = functools.cache(self._bridge)
         self.values = functools.lru_cache(maxsize=24)(self._values)
+        self.media_values = functools.lru_cache(maxsize=48)(self._media_values)
 
     def _folder(self, name: str, form: str = "saved") -> Path:
         """The checkpoint, as transformers saves it or in another valid form."""
@@ -58,6 +69,9 @@ class Lab:
     def _oracle(self, name: str) -> nn.Module:
         return exact.exact(self.reference(name))
 
+    def _media_oracle(self, name: str) -> nn.Module:
+        return exact_towers.exact_towers(self.reference(name))
+
     def _bridge(self, name: str, form: str = "saved", **arguments: Any) -> Any:
         import bezel
 
@@ -74,3 +88,13 @@ class Lab:
     def _values(self, name: str, length: int, batch: int = 2) -> reference.Values:
         """The float32 reference's values for `fixtures.tokens(length, batch)`."""
         return reference.capture(self.reference(name), fixtures.tokens(length, batch))
+
+    def media_points(self, name: str, case: str) -> list[Point]:
+        """Every name that has a value in this case: of the text, and of the towers that run."""
+        config = self.reference(name).config
+        return self.points(name) + tower_points(config, media.cases(name)[case].inputs)
+
+    def _media_values(self, name: str, case: str, exactly: bool = False) -> reference.Values:
+        """The reference's values of a case in `support.media`; exactly: the float64 oracle's."""
+        model = self.media_oracle(name) if exactly else self.reference(name)
+        return exact_towers.capture_media(model, media.cases(name)[case].inputs)

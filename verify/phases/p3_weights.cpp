@@ -21,9 +21,9 @@ ModelFiles ModelFiles::open(const std::filesystem::path& folder) {
   const checkpoint::ConfigReader config(json, (folder / "config.json").string());
   const auto& adapter = adapters::adapter_for(config);
   ModelFiles files{checkpoint::Checkpoint::open(folder), adapter, ""};
-  for (const std::string& prefix : adapter.prefixes) {
-    if (files.tensors.find(prefix + adapter.embed) == nullptr) continue;
-    files.prefix = prefix;
+  for (const adapters::Prefixes& prefixes : adapter.prefixes) {
+    if (files.tensors.find(prefixes.text + adapter.embed) == nullptr) continue;
+    files.prefix = prefixes.text;
     break;
   }
   return files;

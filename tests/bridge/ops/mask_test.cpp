@@ -26,7 +26,7 @@ void expect_rule(std::int64_t n_pos, const Rule& rule, std::int64_t n_batch) {
       }
     }
   }
-  if (mask.causal_only) {
+  if (mask.sees == Sees::kBefore) {
     EXPECT_TRUE(causal_only) << "kernels would skip keys that are visible, or see hidden ones";
   }
 }
@@ -34,7 +34,7 @@ void expect_rule(std::int64_t n_pos, const Rule& rule, std::int64_t n_batch) {
 TEST(Mask, AFullLayerSeesItselfAndAllBefore) {
   for (const std::int64_t n_pos : {1, 2, 33}) {
     expect_rule(n_pos, {}, 1);
-    EXPECT_TRUE(made(n_pos, {}).causal_only);
+    EXPECT_EQ(made(n_pos, {}).sees, Sees::kBefore);
   }
 }
 
@@ -55,7 +55,7 @@ TEST(Mask, PaddingIsSeenByNobody) {
   Rule sliding = rule;
   sliding.window_tokens = 3;
   expect_rule(8, sliding, 2);
-  EXPECT_FALSE(made(8, rule).causal_only);
+  EXPECT_EQ(made(8, rule).sees, Sees::kSome);
 }
 
 TEST(Mask, TokensOfOneImageSeeEachOtherBothWaysWithinTheWindow) {
