@@ -100,5 +100,9 @@ def test_weights_that_are_bfloat16_already_need_no_third_run(bundles: Bundles, n
     published, stored = bundles.read(name, "bfloat16"), bundles.read(name)
     for case, outcome in published.outcomes.items():
         assert outcome.bfloat16 == outcome.bfloat16_stored
-        assert outcome.bfloat16 == stored.outcomes[case].bfloat16
+        # Equal weights at other addresses: products of few rows may be summed in another order.
+        got, want = outcome.bfloat16, stored.outcomes[case].bfloat16
+        assert got.relative_rms == pytest.approx(want.relative_rms, rel=1e-4)
+        assert got.logits_kl == pytest.approx(want.logits_kl, rel=1e-3)
+        assert got.top1 == want.top1
     assert {weight.dtype for weight in published.weights} == {"BF16"}
