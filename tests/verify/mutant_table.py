@@ -80,7 +80,7 @@ MUTANTS = [
            "ops::rotate(k, rotation, context.path)", "k", "attn.hook_rot_k", 0),
     Mutant("sharers read keys before RoPE", _ATTENTION,
            "state.donated[layer] = kv;", "state.donated[layer] = KeysValues{own.k, kv.values};",
-           "attn.hook_attn_scores", 6),
+           "attn.hook_shared_k", 6),
     Mutant("values of K == V layers taken after the norm", "bridge/qkv.cpp",
            "spec.k_is_v ? plus(own.k,",
            "spec.k_is_v ? plus(ops::rms_norm(own.k, w.k_norm, context),",
