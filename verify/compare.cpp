@@ -65,7 +65,8 @@ Comparison compare(const xt::xarray<float>& got, const xt::xarray<float>& want, 
     }
   }
   result.relative_rms = not_finite ? kInfinity : relative_rms_of(sums);
-  result.gap_squares = not_finite ? kInfinity : sums.difference;
+  result.gap_squares = sums.difference;
+  if (not_finite) result.gap_squares = kInfinity;
   result.want_squares = sums.want;
   result.cosine = cosine_of(sums);
   const double allowed =

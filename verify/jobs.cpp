@@ -120,6 +120,7 @@ void run(const Jobs& jobs, const std::atomic<bool>& is_interrupted) {
       for (const Running& one : running) kill(one.process, SIGINT);
     }
     std::vector<pollfd> files;
+    files.reserve(running.size());
     for (const Running& one : running) files.push_back({one.file, POLLIN, 0});
     if (poll(files.data(), files.size(), kPollMilliseconds) <= 0) continue;
     for (std::size_t i = files.size(); i-- > 0;) {
