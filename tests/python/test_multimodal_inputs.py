@@ -163,3 +163,24 @@ def test_without_transformers_the_reason_is_told(
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ArgumentError, match=r'pip install "bezel\[media\]"'):
         bridge.prepare_multimodal_inputs("w5")
+
+
+def test_the_example_of_the_readme_runs(bridges: dict[str, Any]) -> None:
+    import bezel
+
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = readme.split("### Images, videos, sound")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    for ours, theirs in {
+        'bezel.Bridge.from_pretrained("google/gemma-4-E2B-it")': "bridge",
+        'PIL.Image.open("cat.png")': "picture",
+        "What is this?": "w5 w6",
+        '"cat"': '"w9"',
+    }.items():
+        assert ours in code
+        code = code.replace(ours, theirs)
+    found = {"bezel": bezel, "bridge": bridges["sight_e2b"], "picture": pictures()[0]}
+    exec(code, found)
+    assert found["reach"].shape == found["inputs"]["pixel_values"].shape[:2]
+    assert found["reach"].abs().max() > 0
+    assert found["features"].shape == (64, 48)
