@@ -14,6 +14,7 @@ from bezel import errors, patching, reference, utils
 from bezel._C import __version__
 from bezel.bridge import Bridge
 from bezel.cache import ActivationCache
+from bezel.encoding import Encoded
 from bezel.errors import Error
 from bezel.factored_matrix import FactoredMatrix
 from bezel.hooks import Hook
@@ -22,12 +23,14 @@ from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
 from bezel.reference import capture_reference
 from bezel.sae import SAE, SAEConfig
+from bezel.token_types import TokenTypes
 from bezel.verifying import Report, verify
 
 __all__ = [
     "SAE",
     "ActivationCache",
     "Bridge",
+    "Encoded",
     "Error",
     "FactoredMatrix",
     "Hook",
@@ -36,6 +39,7 @@ __all__ = [
     "Plan",
     "Report",
     "SAEConfig",
+    "TokenTypes",
     "__version__",
     "capture_reference",
     "errors",

@@ -10,6 +10,7 @@ import torch
 from bezel import _C, loading
 from bezel.errors import ArgumentError
 from bezel.model import PathName
+from bezel.processors import ProcessorSource
 from bezel.sae_runs import SaeRuns
 
 
@@ -18,12 +19,14 @@ class Bridge(SaeRuns):
 
     Runs do not change it: calls from several threads do not see each other. What outlives a call
     is asked for by name: hooks that stand (`add_hook`), and weights that are trained. Its parts:
-    model.py (what it holds), weights.py, tokens.py (text), standing_hooks.py, running.py (runs),
-    generating.py, sae_runs.py (sparse autoencoders).
+    model.py (what it holds), weights.py, tokens.py (text), media_inputs.py, standing_hooks.py,
+    running.py (runs), encoding.py (encoders alone), generating.py, sae_runs.py (sparse
+    autoencoders).
 
     Attributes:
         cfg: The model as plain data: `cfg.n_layers`, `cfg.layers[3].attention.d_head` …
         tokenizer: transformers' tokenizer, or None; token ids always work.
+        processor: transformers' processor, or None; tensors always work.
 
     Example:
         >>> b = bezel.Bridge.from_pretrained("tests/data/nano")
@@ -42,6 +45,7 @@ class Bridge(SaeRuns):
         revision: str | None = None,
         local_files_only: bool = False,
         tokenizer: Any | None = None,
+        processor: Any | None = None,
         path: PathName = "automatic",
         trainable: bool = False,
         modalities: Iterable[str] | None = None,
@@ -56,6 +60,7 @@ class Bridge(SaeRuns):
             revision: Of a hub id.
             local_files_only: True never asks the network.
             tokenizer: Instead of the folder's own.
+            processor: The same for `prepare_multimodal_inputs`.
             path: "automatic" takes library kernels where no value inside them is asked for; "open"
                 computes each step by itself, always.
             trainable: True lets gradients reach the weights (`named_weights`); otherwise they are
@@ -78,4 +83,4 @@ class Bridge(SaeRuns):
             loading.make_trainable(core)
         if tokenizer is None:
             tokenizer = loading.load_tokenizer(folder)
-        return cls(core, tokenizer, path, folder.name)
+        return cls(core, tokenizer, path, folder.name, ProcessorSource(folder, processor))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from bezel import _C, text
 from bezel.arguments import MEDIA, ForwardArguments, MediaArguments, ModelInput, core_input
 from bezel.cache import ActivationCache
-from bezel.running import Running
+from bezel.encoding import Encoding
 from bezel.errors import ArgumentError
 from bezel.sae_keeping import StepKeeper
 from bezel.selection import NamesFilter, selectors
@@ -41,7 +41,7 @@ class GenerateArguments(MediaArguments, total=False):
     verbose: bool
 
 
-class Generating(Running):
+class Generating(Encoding):
     """Greedy and sampled continuations; hooks that stand apply in every step."""
 
     def generate(

@@ -8,6 +8,7 @@ import torch
 
 from bezel import _C, tree
 from bezel.names import HookPoint, points_of
+from bezel.processors import ProcessorSource
 
 PathName: TypeAlias = Literal["automatic", "open"]
 
@@ -20,12 +21,34 @@ class Model:
         tokenizer: transformers' tokenizer, or None; token ids always work.
     """
 
-    def __init__(self, core: _C.Bridge, tokenizer: Any | None, path: PathName, name: str) -> None:
+    def __init__(
+        self,
+        core: _C.Bridge,
+        tokenizer: Any | None,
+        path: PathName,
+        name: str,
+        processor: ProcessorSource | None = None,
+    ) -> None:
         self._core = core
         self._path = _C.Path.__members__[path]
         self._name = name
         self.cfg: _C.ModelSpec = core.spec
         self.tokenizer = tokenizer
+        self._processor_source = processor or ProcessorSource()
+
+    @property
+    def processor(self) -> Any | None:
+        """Transformers' processor of the checkpoint, or None; loaded when it is first asked for.
+
+        Example:
+            >>> b.processor is None  # a checkpoint of text alone
+            True
+        """
+        return self._processor_source.get()
+
+    @processor.setter
+    def processor(self, processor: Any | None) -> None:
+        self._processor_source = ProcessorSource(given=processor)
 
     @property
     def dtype(self) -> torch.dtype:

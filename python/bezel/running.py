@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 
 from bezel import _C, loading
-from bezel.arguments import ForwardArguments, ModelInput, Result, core_input, labels_of
+from bezel.arguments import (
+    ForwardArguments,
+    MediaArguments,
+    ModelInput,
+    Result,
+    core_input,
+    labels_of,
+)
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
 from bezel.hooks import Contexts, HookPair, RegisteredHook
@@ -35,9 +42,15 @@ class Running(StandingHooks):
                 prepend_bos, padding_side: for text, see `to_tokens`.
                 attention_mask: [batch pos], 0 at padding; when not given, <pad> ids at the ends of
                 rows are padding. position_ids: [batch pos]; counted from
-                the mask when not given. mm_token_type_ids: [batch pos], 0 text, 1 image, 2 video,
-                3 audio. start_at_layer, stop_at_layer: the blocks to run; with stop_at_layer the
-                stream entering that block is returned. logits_to_keep: the last positions only.
+                the mask when not given. pixel_values [image patch d_patch], 0 to 1, with
+                image_position_ids [image patch 2], column and row of a patch, -1 at padding;
+                pixel_values_videos and video_position_ids [video frame patch …] likewise;
+                input_features [audio frame mel], with input_features_mask [audio frame], 0 at
+                padding: see `prepare_multimodal_inputs`, which makes them all.
+                mm_token_type_ids: [batch pos], 0 text, 1 image, 2 video, 3 audio; as the ids say
+                when not given. start_at_layer, stop_at_layer: the blocks to run; with
+                stop_at_layer the stream entering that block is returned. logits_to_keep: the last
+                positions only.
                 labels: [batch pos], -100 is ignored; the tokens when not given. tokens: ids that
                 belong to a float input. start_state: values of an earlier run that start_at_layer
                 needs, by name. kv_cache: the tokens before these, see `bezel.KvCache`.
@@ -182,16 +195,22 @@ class Running(StandingHooks):
 
     def plan(
         self,
-        input_shape: tuple[int, int],
+        input_shape: tuple[int, int] | torch.Tensor,
         names_filter: NamesFilter = None,
         fwd_hooks: Iterable[HookPair] | None = None,
+        **media: Unpack[MediaArguments],
     ) -> Plan:
         """What such a run would keep, without running: names, shapes, bytes. Prints as a table.
 
         Args:
-            input_shape: (batch, pos).
+            input_shape: (batch, pos); or token ids [batch pos], wanted beside media.
             names_filter: As in `run_with_cache`.
             fwd_hooks: As in `run_with_hooks`.
+            **media: pixel_values …, mm_token_type_ids, as in `forward`.
+
+        Raises:
+            UnknownHookError, HookNotApplicableError, HookNeverFiredError: As in the run.
+            ArgumentError: For media that do not fit the tokens.
 
         Example:
             >>> print(b.plan((1, 1024), "blocks.3.attn.hook_[qz]"))
@@ -199,13 +218,16 @@ class Running(StandingHooks):
             blocks.3.attn.hook_z        0.50 MiB  float32   [1, 1024, 4, 32]
             2 values, 1.00 MiB in all
         """
+        tokens = input_shape
+        if not isinstance(tokens, torch.Tensor):
+            tokens = torch.zeros(tokens, dtype=torch.int64)
+        made = core_input(tokens, cast(ForwardArguments, media), self.tokenizer, self.cfg)
         request = _C.Request()
         for chosen in selectors(names_filter):
             request.record(chosen)
-        for hook in (*self._registered(), *self._own(fwd_hooks, None, Contexts())):
+        self._add_registered(request, made, is_partial=False)
+        for hook in self._own(fwd_hooks, None, Contexts()):
             hook.add_to(request)
-        made = _C.Input()
-        made.tokens = torch.zeros(input_shape, dtype=torch.int64)
         return Plan(self._core.plan(made, request))
 
     def _run(

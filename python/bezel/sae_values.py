@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 
 from bezel import _C, loading
-from bezel.arguments import ForwardArguments, ModelInput, Result, core_input
+from bezel.arguments import ForwardArguments, MediaArguments, ModelInput, Result, core_input
 from bezel.cache import ActivationCache
 from bezel.hooks import Contexts, Direction, HookFunction, HookNames, HookPair, RegisteredHook
 from bezel.plan import Plan, with_values
@@ -56,17 +56,18 @@ class SaeValues(SaeAttaching):
 
     def plan(
         self,
-        input_shape: tuple[int, int],
+        input_shape: tuple[int, int] | torch.Tensor,
         names_filter: NamesFilter = None,
         fwd_hooks: Iterable[HookPair] | None = None,
+        **media: Unpack[MediaArguments],
     ) -> Plan:
         """`Running.plan`, for names of attached SAEs too."""
         chosen = self._split(names_filter)
         if not chosen.of_saes:
-            return super().plan(input_shape, chosen.of_model, fwd_hooks)
+            return super().plan(input_shape, chosen.of_model, fwd_hooks, **media)
         at_places = list(dict.fromkeys(name.rpartition(".")[0] for name in chosen.of_saes))
-        plan = super().plan(input_shape, chosen.of_model or at_places, fwd_hooks)
-        places = {at.name: at for at in super().plan(input_shape, at_places).values}
+        plan = super().plan(input_shape, chosen.of_model or at_places, fwd_hooks, **media)
+        places = {at.name: at for at in super().plan(input_shape, at_places, **media).values}
         attached = self._attached()
         planned = [one for name, at in places.items() for one in attached[name].planned(at)]
         wanted = [one for one in planned if one.name in chosen.of_saes]

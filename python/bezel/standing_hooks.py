@@ -23,13 +23,13 @@ from bezel.hooks import (
     hooks_of,
     outside_of_themselves,
 )
-from bezel.tokens import Tokens
+from bezel.media_inputs import MediaInputs
 from bezel.selection import NamesFilter, PosSlice, selectors
 
 Directions: TypeAlias = Literal["fwd", "bwd", "both"]
 
 
-class StandingHooks(Tokens):
+class StandingHooks(MediaInputs):
     """Hooks that outlive a call.
 
     A run applies, in this order: the Bridge's standing hooks; those of the open `with b.hooks()`,

@@ -196,7 +196,8 @@ class Weights(Gains):
             True
         """
         core = _C.with_weights(self._core, folded_weights(self._slots, self.W_U, share_unchanged))
-        return type(self)(core, self.tokenizer, self._path.name, f"{self._name}, folded")
+        name = f"{self._name}, folded"
+        return type(self)(core, self.tokenizer, self._path.name, name, self._processor_source)
 
     def blocks_with(self, kind: str) -> list[tuple[int, Layer]]:
         """The blocks of a kind.

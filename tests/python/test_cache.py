@@ -11,6 +11,7 @@ import torch
 import bezel
 from bezel.errors import ArgumentError, CacheTooLargeError, UnknownHookError
 from support import fixtures
+from support.hook_table import of_text
 from support.lab import Lab
 
 LENGTH = 9
@@ -25,7 +26,7 @@ def bridge(lab: Lab, request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def points(bridge: Any) -> list[bezel.HookPoint]:
-    return [point for point in bridge.hook_points() if point.access == "edit"]
+    return [point for point in of_text(bridge.hook_points()) if point.access == "edit"]
 
 
 # --- copies --------------------------------------------------------------------------------------

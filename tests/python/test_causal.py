@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from bezel.names import HookPoint, is_of_media
+from bezel.names import HookPoint
 from support import fixtures
 from support.exact import text_model_of
-from support.hook_table import hook_points_of
+from support.hook_table import hook_points_of, of_text
 from support.lab import Lab
 
 NAMES = tuple(fixtures.RECIPES)
@@ -59,10 +59,6 @@ class RandomEdit:
         return None
 
 
-def text_points(bridge: Any) -> list[HookPoint]:
-    return [point for point in bridge.hook_points() if not is_of_media(point.name)]
-
-
 def calls_of(point: HookPoint) -> list[tuple[str, tuple[int, ...]]]:
     """One call, with the declared shape."""
     pairs = zip(point.axes, point.shape, strict=True)
@@ -72,7 +68,7 @@ def calls_of(point: HookPoint) -> list[tuple[str, tuple[int, ...]]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_names_and_axes_are_those_of_the_second_table(lab: Lab, name: str) -> None:
     want = hook_points_of(text_model_of(lab.reference(name)).config)
-    points = text_points(lab.bridge(name))
+    points = of_text(lab.bridge(name).hook_points())
     got = {(p.name, p.axes, p.layer, p.access == "on_demand") for p in points}
     assert got == {(p.name, p.axes, p.layer, p.on_demand) for p in want}
     assert len(points) == len(want)
@@ -82,7 +78,7 @@ def test_the_names_and_axes_are_those_of_the_second_table(lab: Lab, name: str) -
 def test_each_name_fires_once_and_changes_the_logits(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name)
     plain = bridge(TOKENS)
-    for point in text_points(bridge):
+    for point in of_text(bridge.hook_points()):
         edit = RandomEdit()
         edited = bridge.run_with_hooks(TOKENS, [(point.name, edit)])
         assert edit.calls == calls_of(point)
@@ -94,7 +90,7 @@ def test_each_name_fires_once_and_changes_the_logits(lab: Lab, name: str) -> Non
 def test_each_name_at_a_position_changes_the_future_and_not_the_past(lab: Lab, name: str) -> None:
     bridge = lab.bridge(name, path="open")
     plain = bridge(TOKENS)
-    for point in text_points(bridge):
+    for point in of_text(bridge.hook_points()):
         edit = RandomEdit(next(i for i, axis in enumerate(point.axes) if axis.endswith("pos")))
         edited = bridge.run_with_hooks(TOKENS, [(point.name, edit)])
         assert edit.calls == calls_of(point)

@@ -14,6 +14,7 @@ from bezel.patching import along, generic_activation_patch
 from bezel.patching.corrupted import CorruptedRun
 from bezel.patching.memory import cells_at_once
 from support import fixtures
+from support.hook_table import of_text
 from support.lab import Lab
 from support.sweeps import Recorder, plain_sweep
 
@@ -29,7 +30,7 @@ QUIET: dict[str, Any] = {"verbose": False}
 
 
 def clean_cache(bridge: Any, **arguments: Any) -> Any:
-    names = [point.name for point in bridge.hook_points()]
+    names = [point.name for point in of_text(bridge.hook_points())]
     return bridge.run_with_cache(CLEAN, names, **arguments)[1]
 
 
@@ -51,7 +52,7 @@ def test_a_sweep_of_any_value_of_blocks_is_the_loop_of_whole_runs(lab: Lab, name
     bridge = lab.bridge(name)
     cache = clean_cache(bridge, attention_mask=MASK)
     valid = MASK.bool()
-    names = {point.name: point for point in bridge.hook_points()}
+    names = {point.name: point for point in of_text(bridge.hook_points())}
     for row in TABLE:
         layers = [i for i in range(bridge.cfg.n_layers) if f"blocks.{i}.{row.name}" in names]
         if not row.in_block or not layers:
@@ -73,7 +74,7 @@ def test_a_sweep_of_any_value_of_the_model_is_the_loop_of_whole_runs(lab: Lab, n
         value[:, index[0]] = clean[:, index[0]]
         return value
 
-    for point in bridge.hook_points():
+    for point in of_text(bridge.hook_points()):
         if point.layer is None:
             got = swept(bridge, cache, setter, point.name, index_axis_names=("pos",))
             cells = [(point.name, [i]) for i in range(LENGTH)]

@@ -9,6 +9,7 @@ import torch
 
 from support import fixtures
 from support.graph import behind, known_from, sources_of
+from support.hook_table import of_text
 from support.lab import Lab
 
 NAMES = tuple(fixtures.RECIPES)
@@ -40,7 +41,7 @@ def test_a_patch_decides_what_depends_on_it_alone_and_leaves_what_does_not(
     """Each name of each model, put from the corrupted run into the clean one."""
     bridge = float64(lab, name)
     sources = sources_of(bridge)
-    recorded = [p.name for p in bridge.hook_points() if p.access == "edit"]
+    recorded = [p.name for p in of_text(bridge.hook_points()) if p.access == "edit"]
     corrupted = bridge.run_with_cache(CORRUPTED, list(sources))[1]
     _, clean = bridge.run_with_cache(CLEAN)
     for patched in sources:
@@ -55,7 +56,7 @@ def test_a_patch_decides_what_depends_on_it_alone_and_leaves_what_does_not(
 
 def parallel_paths(bridge: Any, start: int) -> list[str]:
     """What reaches the blocks from `start` on, beside the stream."""
-    names = {p.name for p in bridge.hook_points()}
+    names = {p.name for p in of_text(bridge.hook_points())}
     blocks = range(start, bridge.cfg.n_layers)
     beside = [f"blocks.{i}.ple.hook_input" for i in blocks]
     for i in blocks:

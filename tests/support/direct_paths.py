@@ -9,6 +9,7 @@ import torch
 
 from bezel.patching import path_patch
 from support import fixtures
+from support.hook_table import of_text
 
 LENGTH = 7
 CORRUPTED = fixtures.tokens(LENGTH)
@@ -36,7 +37,7 @@ class DirectPaths:
 
     def __init__(self, bridge: Any) -> None:
         self.bridge = bridge
-        names = [point.name for point in bridge.hook_points()]  # those on demand too
+        names = [point.name for point in of_text(bridge.hook_points())]  # those on demand too
         self.clean = bridge.run_with_cache(CLEAN, names)[1]
         self.corrupted = bridge.run_with_cache(CORRUPTED, names)[1]
         self.scalars = bridge.layer_scalars.tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from support.hook_table import of_text
+
 Sources = dict[str, list[frozenset[str]]]  # a value is known when one of its sets is
 
 _MODEL = {
@@ -61,7 +63,7 @@ _BLOCK = {
 
 def sources_of(bridge: Any) -> Sources:
     """For each value of this model: the sets of values that it can be computed from."""
-    names = [point.name for point in bridge.hook_points()]
+    names = [point.name for point in of_text(bridge.hook_points())]
     last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
     made: Sources = {"hook_tokens": []}
     for name in names[1:]:

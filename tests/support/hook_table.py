@@ -9,8 +9,9 @@ axes drift there is noticed here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 # name | axes | where | D: cached only when named
 TABLE = """
@@ -103,6 +104,9 @@ class Point:
     on_demand: bool
 
 
+P = TypeVar("P", bound=Any)
+
+
 def _parse(line: str) -> Row:
     name, axes, where, *rest = [cell.strip() for cell in line.split("|")]
     return Row(name, tuple(axes.split()), where, rest == ["D"])
@@ -111,6 +115,11 @@ def _parse(line: str) -> Row:
 ROWS = tuple(_parse(line) for line in TABLE.strip().splitlines())
 MODEL_ROWS = tuple(row for row in ROWS if row.where in ("model", "model_ple"))
 LAYER_ROWS = tuple(row for row in ROWS if row not in MODEL_ROWS)
+
+
+def of_text(points: Iterable[P]) -> list[P]:
+    """Those that a run of token ids alone computes."""
+    return [point for point in points if not point.name.startswith(("vision_", "audio_"))]
 
 
 def places(text_config: Any, layer: int) -> set[str]:

@@ -66,6 +66,10 @@ def ablated(
     axes = {point.name: point.axes for point in model.hook_points()}
     made = {}
     for name, value in values.items():
+        if axes[name][0] != "batch":
+            raise ArgumentError(
+                f'"{name}" [{" ".join(axes[name])}] has no rows to take means over; take "zero"'
+            )
         dims = [0] + [i for i, axis in enumerate(axes[name]) if axis.endswith("pos")]
         if kind == "mean_by_pos":
             dims = [0]
@@ -131,7 +135,8 @@ def ablation_patch(  # noqa: PLR0913  a sweep's arguments
 def _names_of(
     model: Bridge, activation: str, axes: Sequence[str] | None, index_df: Any
 ) -> list[str]:
-    cells = cells_of(model, activation, axes, index_df, n_pos=1).cells
+    one = {p.name: [1 if n is None else n for n in p.shape] for p in model.hook_points()}
+    cells = cells_of(model, activation, axes, index_df, one.__getitem__).cells
     return list(dict.fromkeys(cell.point.name for cell in cells if cell.point is not None))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from bezel.arguments import ForwardArguments, ModelInput
 from bezel.cache import ActivationCache
+from bezel.cache_values import is_batched
 from bezel.errors import ArgumentError
 from bezel.patching.corrupted import SweepArguments
 from bezel.patching.sweep import Values
@@ -18,6 +19,7 @@ from bezel.selection import NamesFilter
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
+_WIDTHS = ("d_", "channel_", "1")  # begin the words of axes that an attribution sums over
 Differentiable: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -42,12 +44,13 @@ def attribution_patch(
         metric: Of the corrupted run's logits [batch pos d_vocab]; a number with a gradient.
         names_filter: Which values, as in `run_with_cache`. None is every value of a clean cache,
             or every value that is not on demand; naming few costs less.
-        **arguments: Of both runs: attention_mask, position_ids ….
+        **arguments: Of both runs: attention_mask, position_ids, media …. Where the clean run has
+            other media, give its cache.
 
     Returns:
-        By full name: [batch pos], [batch pos head], [batch head q_pos k_pos] …, the value's axes
-        without its widths (d_model, d_head …). Values without a gradient are left out: ids, and
-        those that come before the embeddings.
+        By full name: [batch pos], [batch pos head], [image patch], [batch head q_pos k_pos] …, the
+        value's axes without its widths (d_model, d_head …). Values without a gradient are left
+        out: ids, and those that come before the embeddings.
 
     Raises:
         ArgumentError: The runs' shapes differ, or the metric has no gradient.
@@ -68,7 +71,7 @@ def attribution_patch(
         if f"{name}_grad" not in corrupted:
             continue
         difference = difference_of(name, clean_value, corrupted[name])
-        widths = [i for i, axis in enumerate(axes[name]) if axis.startswith("d_") or axis == "1"]
+        widths = [i for i, axis in enumerate(axes[name]) if axis.startswith(_WIDTHS)]
         product = difference * corrupted[f"{name}_grad"]
         made[name] = product.sum(widths) if widths else product
     return made
@@ -99,7 +102,10 @@ def values_of(
         if missing := [name for name in chosen if name not in run]:
             raise ArgumentError(f'the clean cache has no "{missing[0]}"; record it, or give tokens')
         is_bare = isinstance(run, ActivationCache) and not run.has_batch_dim
-        return {name: run[name].unsqueeze(0) if is_bare else run[name] for name in chosen}
+        return {
+            name: run[name].unsqueeze(0) if is_bare and is_batched(name) else run[name]
+            for name in chosen
+        }
     asked = cast(ForwardArguments, {**arguments, "return_type": None})  # no head for nothing
     with torch.no_grad():
         _, cache = model.run_with_cache(run, names_filter, **asked)

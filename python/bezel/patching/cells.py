@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 
 from bezel.errors import ArgumentError, HookNotApplicableError
 from bezel.hooks import dtypes_of
-from bezel.names import HookPoint, get_act_name
+from bezel.names import HookPoint, get_act_name, is_of_media
 from bezel.selection import selector
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _MEANINGS = {
     "dest_pos": ("q_pos", "pos"),
     "src_pos": ("k_pos",),
 }
-_POSITIONS = frozenset(("pos", "q_pos", "k_pos"))
+# The shape of a value in the run that is patched.
+ShapeOf: TypeAlias = Callable[[str], Sequence[int]]
 
 
 class Cell(NamedTuple):
@@ -49,18 +50,18 @@ def cells_of(
     activation_name: str,
     index_axis_names: Sequence[str] | None,
     index_df: Any | None,
-    n_pos: int,
+    shape_of: ShapeOf,
 ) -> Cells:
     """The cells of a grid, or of a list. Raises ArgumentError, UnknownHookError, …."""
     if (index_axis_names is None) == (index_df is None):
         raise ArgumentError("give one of index_axis_names and index_df")
     points = {point.name: point for point in bridge.hook_points()}
-    n_layers = bridge.cfg.n_layers
+    n_layers = _n_layers(bridge, points, activation_name)
     if index_axis_names is not None:
         names = list(index_axis_names)
         here = _points_by_layer(bridge, points, activation_name, names)
         shape = tuple(
-            n_layers if axis == "layer" else _size(axis, list(here.values()), n_pos)
+            n_layers if axis == "layer" else _size(axis, list(here.values()), shape_of)
             for axis in names
         )
         rows = [list(index) for index in itertools.product(*map(range, shape))]
@@ -91,8 +92,9 @@ def as_frame(cells: Cells) -> Any:
 def _points_by_layer(
     bridge: Bridge, points: dict[str, HookPoint], name: str, axes: list[str]
 ) -> dict[int | None, HookPoint]:
-    layers = range(bridge.cfg.n_layers) if axes[:1] == ["layer"] else [None]
-    full = {layer: get_act_name(name, layer) for layer in layers}
+    n_layers = _n_layers(bridge, points, name)
+    layers = range(n_layers) if axes[:1] == ["layer"] else [None]
+    full = {layer: _full_name(name, layer) for layer in layers}
     found = {layer: points[full[layer]] for layer in layers if full[layer] in points}
     if not found and ".hook_sae_" in name:
         raise HookNotApplicableError(
@@ -103,6 +105,27 @@ def _points_by_layer(
         dtypes_of(bridge._core, selector(next(iter(full.values()))))  # raises, with the reason
         raise ArgumentError(f"{name!r} names no value of this model")
     return found
+
+
+def _n_layers(bridge: Bridge, points: dict[str, HookPoint], name: str) -> int:
+    """Blocks of the text, or of the encoder that the name is of."""
+    if not is_of_media(name):
+        return bridge.cfg.n_layers
+    prefix = name.partition("*")[0]
+    blocks = [point.layer for point in points.values() if point.name.startswith(prefix)]
+    return 1 + max((layer for layer in blocks if layer is not None), default=0)
+
+
+def _full_name(name: str, layer: int | None) -> str:
+    """Of a short form; in an encoder "*" stands for the number of a block."""
+    if not is_of_media(name):
+        return get_act_name(name, layer)
+    if (layer is not None) != (name.count("*") == 1):
+        raise ArgumentError(
+            f'{name!r} with the index axis "layer" wants one "*" for it, as in '
+            '"vision_encoder.blocks.*.attn.hook_z"; without that axis it wants none'
+        )
+    return name.replace("*", str(layer))
 
 
 def _rows(index_df: Any) -> list[list[int]]:
@@ -122,17 +145,17 @@ def _dim(axis: str, point: HookPoint) -> int | None:
     return None
 
 
-def _size(axis: str, points: list[HookPoint], n_pos: int) -> int:
+def _size(axis: str, points: list[HookPoint], shape_of: ShapeOf) -> int:
     sizes = []
     for point in points:
         dim = _dim(axis, point)
-        if dim is None or dim == 0:
+        if dim is None or point.axes[dim] == "batch":
             raise ArgumentError(
                 f'index axis "{axis}" is none of "{point.name}" [{" ".join(point.axes)}]; wanted '
                 f'"layer", {", ".join(map(repr, _MEANINGS))} or an axis of the value'
             )
         size = point.shape[dim]
-        sizes.append(n_pos if point.axes[dim] in _POSITIONS or size is None else size)
+        sizes.append(shape_of(point.name)[dim] if size is None else size)
     return max(sizes)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 import torch
 
 from bezel import _C
-from bezel.arguments import ForwardArguments, ModelInput, core_input
+from bezel.arguments import ForwardArguments, MediaArguments, ModelInput, core_input
 from bezel.errors import ArgumentError, HookResultError
 from bezel.text import PaddingSide
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
 
-class SweepArguments(TypedDict, total=False):
+class SweepArguments(MediaArguments, total=False):
     """What a sweep takes of `forward`; every cell runs with it."""
 
     prepend_bos: bool | None
     padding_side: PaddingSide | None
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
-    mm_token_type_ids: torch.Tensor | None
     logits_to_keep: int | None
 
 
@@ -60,10 +59,17 @@ class CorruptedRun:
 
     def bytes_by_name(self, *names: str) -> dict[str, int]:
         """What each value that these names or globs choose takes in a run."""
+        return {value.name: value.n_bytes for value in self._planned(names)}
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a value in a run. Raises as the run would where it has none."""
+        return tuple(self._planned([name])[0].shape)
+
+    def _planned(self, names: Iterable[str]) -> list[_C.PlannedValue]:
         request = _C.Request()
         for name in names:
             request.record(_C.Selector(name))
-        return {v.name: v.n_bytes for v in self._bridge._core.plan(self._input, request).values}
+        return self._bridge._core.plan(self._input, request).values
 
     def sweep(self, names: Iterable[str]) -> _C.PatchSweep:
         """Runs it, with the hooks of the Bridge, standing and of open `with` blocks.
@@ -73,7 +79,10 @@ class CorruptedRun:
         """
         request = _C.Request()
         for hook in self._hooks:
-            hook.add_to(request)
+            if hook.needs_media:
+                hook.add_where_it_fires(request, self._bridge._core, self._input)
+            else:
+                hook.add_to(request)
         for name in names:
             request.record(_C.Selector(name))
         return _C.PatchSweep(self._bridge._core, self._input, request, self._bridge._path)

@@ -64,6 +64,8 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
             value of that cell's rows (its own to write into), a list of ints, and the clean value.
             It returns the patched value. See `along`.
         activation_name: "z", "resid_pre", "ple.hook_input" …: with the layer, as `get_act_name`.
+            A full name of an encoder, with "*" in the place of the layer where "layer" is an index
+            axis: "vision_encoder.blocks.*.attn.hook_z"; such cells run one by one.
         index_axis_names: Axes of a full grid: "layer" first for values of blocks, then "pos",
             "head" or "head_index", "dest_pos", "src_pos", or an axis of the value.
         index_df: Instead, one row of indices for each patch: a pandas.DataFrame or a list of lists.
@@ -73,7 +75,7 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
         verbose: Show a progress bar.
         bytes_at_hand: For the values of cells that run together; None: a quarter of what is free.
         **arguments: attention_mask, position_ids, mm_token_type_ids, logits_to_keep, prepend_bos,
-            padding_side, as in `forward`.
+            padding_side, and media, as in `forward`; the media are those of the corrupted run.
 
     Returns:
         [one axis for each of index_axis_names], or [row] for index_df; float32, or float64 where
@@ -100,7 +102,7 @@ def generic_activation_patch(  # noqa: PLR0913  TransformerLens's signature
     if wants_result and return_index_df:
         raise ArgumentError("a PatchingResult has its index_df; leave return_index_df out")
     run = CorruptedRun(model, corrupted_tokens, **arguments)
-    cells = cells_of(model, activation_name, index_axis_names, index_df, run.n_pos)
+    cells = cells_of(model, activation_name, index_axis_names, index_df, run.shape_of)
     sweep = _Sweep(run, clean_cache, patch_setter, metrics)
     with tqdm(total=len(cells.cells), disable=not verbose, desc=activation_name) as bar:
         values, base = sweep.run(cells, bytes_at_hand, bar)
@@ -172,8 +174,8 @@ class _Sweep:
             )
         value = self._clean_cache[point.name]
         if isinstance(self._clean_cache, ActivationCache) and not self._clean_cache.has_batch_dim:
-            value = value.unsqueeze(0)
-        if value.shape[0] not in (1, self._run.n_batch):
+            value = value.unsqueeze(0) if point.axes[0] == "batch" else value
+        if point.axes[0] == "batch" and value.shape[0] not in (1, self._run.n_batch):
             raise ArgumentError(
                 f'"{point.name}" of clean_cache has {value.shape[0]} rows and the corrupted run '
                 f"{self._run.n_batch}; wanted as many, or 1"
