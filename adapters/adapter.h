@@ -41,6 +41,9 @@ struct Adapter {
   /// Names for a slot, e.g. "layers.3.attention.qkv"; those of "vision." and "audio." stand behind
   /// the media prefix.
   SourceNames (*source_names)(const std::string& slot);
+  /// How the names of encoders and projectors begin that a model of this spec has, behind the media
+  /// prefix: a tensor there that no slot takes makes another model of it.
+  std::vector<std::string> (*media_parts)(const bridge::ModelSpec& spec);
   /// True for a tensor (name without prefix) that files may carry though no layer reads it.
   bool (*is_unused)(const bridge::ModelSpec& spec, const std::string& name);
 };

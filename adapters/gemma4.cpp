@@ -295,6 +295,7 @@ const Adapter& gemma4() {
       .embed = "embed_tokens.weight",
       .head = "lm_head.weight",
       .source_names = source_names,
+      .media_parts = gemma4_media::parts,
       .is_unused = is_unused,
   };
   return kAdapter;

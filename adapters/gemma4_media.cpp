@@ -5,6 +5,7 @@
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 namespace bezel::adapters::gemma4_media {
@@ -77,6 +78,9 @@ VisionSpec vision(const ConfigReader& config) {
 VisionSpec unified_vision(const ConfigReader& config) {
   const auto side = config.integer_or("patch_size", 16, 1, kMaxSide) *
                     config.integer_or("pooling_kernel_size", 3, 1, kMaxSide);
+  if (config.integer_or("model_patch_size", side, 1, kMaxWidth) != side) {
+    config.refuse("model_patch_size", std::to_string(side) + ": patch_size * pooling_kernel_size");
+  }
   VisionEmbedderSpec spec;
   spec.d_patch = kColours * side * side;
   spec.d_vision = config.integer_or("mm_embed_dim", 3840, 1, kMaxWidth);
@@ -120,12 +124,18 @@ AudioSpec audio(const ConfigReader& config) {
 }
 
 AudioSpec unified_audio(const ConfigReader& config) {
-  std::int64_t width = 640;  // samples: 40 ms
-  for (const char* key : {"audio_embed_dim", "audio_samples_per_token"}) {
-    width = config.integer_or(key, width, 1, kMaxWidth);
+  // Four names of one width, in samples; 640 are 40 ms.
+  std::optional<std::int64_t> width;
+  for (const char* key :
+       {"audio_embed_dim", "audio_samples_per_token", "hidden_size", "output_proj_dims"}) {
+    const auto given = config.optional_integer(key, 1, kMaxWidth);
+    if (given && width && *given != *width) {
+      config.refuse(key, std::to_string(*width) + " like the fields before it");
+    }
+    if (given) width = given;
   }
   return {.encoder = {},
-          .projector = {width, config.number_or("rms_norm_eps", kNormEps, 0.0, 1.0)}};
+          .projector = {width.value_or(640), config.number_or("rms_norm_eps", kNormEps, 0.0, 1.0)}};
 }
 
 using NameTable = std::map<std::string, SourceNames>;
@@ -248,14 +258,26 @@ SourceNames names_of_audio_layer(const std::string& slot) {
 }  // namespace
 
 void read(const ConfigReader& top, bool unified, ModelSpec& spec) {
-  const auto id = [&](const char* key) { return top.optional_integer(key, 0, spec.d_vocab - 1); };
+  const auto id = [&](const char* key, std::int64_t absent) -> std::optional<std::int64_t> {
+    if (top.json().contains(key)) return top.optional_integer(key, 0, spec.d_vocab - 1);
+    return absent < spec.d_vocab ? std::optional(absent) : std::nullopt;
+  };
   const auto vision_config = top.optional_object("vision_config");
   const auto audio_config = top.optional_object("audio_config");
   if (!vision_config && !audio_config) return;
-  spec.media_ids = {id("image_token_id"), id("video_token_id"), id("audio_token_id")};
-  if (vision_config)
+  spec.media_ids = {id("image_token_id", 258'880), id("video_token_id", 258'884),
+                    id("audio_token_id", 258'881)};
+  if (vision_config) {
     spec.vision = unified ? unified_vision(*vision_config) : vision(*vision_config);
+  }
   if (audio_config) spec.audio = unified ? unified_audio(*audio_config) : audio(*audio_config);
+}
+
+std::vector<std::string> parts(const ModelSpec& spec) {
+  std::vector<std::string> parts;
+  if (spec.vision) parts = {"vision_tower.", "vision_embedder.", "embed_vision."};
+  if (spec.audio) parts.insert(parts.end(), {"audio_tower.", "embed_audio."});
+  return parts;
 }
 
 bool owns(const std::string& slot) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <unordered_set>
@@ -99,16 +100,14 @@ class Inlet {
     return parts;
   }
 
-  /// Tensors under the prefix that nothing takes make another model of it: more layers, biases.
-  void refuse_leftovers(const Adapter& adapter, const ModelSpec& spec) const {
+  /// Tensors under the prefix that nothing takes make another model of it.
+  template <class BelongsToTheModel>
+  void refuse_leftovers(const BelongsToTheModel& belongs, const std::string& described) const {
     for (const auto& [name, stored] : files_.tensors()) {
       if (!name.starts_with(prefix_) || taken_.contains(name)) continue;
-      const std::string rest = name.substr(prefix_.size());
-      if (adapter.is_unused(spec, rest)) continue;
-      if (!rest.starts_with("layers.") && !rest.ends_with(".bias")) continue;
+      if (!belongs(name.substr(prefix_.size()))) continue;
       throw ModelMismatchError(show(stored.file) + ": tensor " + quote(name) +
-                               ": found it, expected none: config.json describes a model of " +
-                               std::to_string(spec.n_layers) + " layers without it");
+                               ": found it, expected none: config.json describes " + described);
     }
   }
 
@@ -163,7 +162,20 @@ std::vector<Filling> match(const Checkpoint& files, const Family& family, Weight
                                         : inlet.parts_of(slot, adapter.source_names(slot.name));
     fillings.push_back({std::move(slot), std::move(parts)});
   }
-  inlet.refuse_leftovers(adapter, family.spec);
+  const ModelSpec& spec = family.spec;
+  inlet.refuse_leftovers(
+      [&](const std::string& name) {  // more layers, biases
+        const bool counts = name.starts_with("layers.") || name.ends_with(".bias");
+        return counts && !adapter.is_unused(spec, name);
+      },
+      "a model of " + std::to_string(spec.n_layers) + " layers without it");
+  const auto media_parts = adapter.media_parts(spec);
+  media.refuse_leftovers(
+      [&](const std::string& name) {
+        return std::ranges::any_of(media_parts,
+                                   [&](const auto& part) { return name.starts_with(part); });
+      },
+      "encoders and projectors without it");
   return fillings;
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "bezel/bridge/audio/conformer.h"
 #include "bezel/bridge/leaf.h"
 
 namespace bezel::bridge {
@@ -16,8 +17,22 @@ constexpr ProjectorHooks kAudio = {
     {"audio_projector.hook_scale", "audio_projector.hook_normalized"},
     "audio_projector.hook_out"};
 
+// What functions at the names of images and of sound are told of where values stand.
+void place(const Images& images, hooks::Run& run) {
+  run.place(hooks::Part::kVision, {images.positions, images.positions});
+}
+
+void place(const Sound& sound, const AudioSpec& spec, hooks::Run& run) {
+  const auto& valid = sound.soft_valid;
+  const auto number = at::arange(valid.size(1), valid.options().dtype(at::kLong));
+  const auto frames = at::where(valid, number, -1);
+  run.place(hooks::Part::kAudio,
+            {frames, spec.encoder ? keys_of_chunks(*spec.encoder, frames) : frames});
+}
+
 at::Tensor image_features(const Images& images, const ModelSpec& spec, const Weights& weights,
                           const Context& context, hooks::Run& run) {
+  place(images, run);
   const hooks::Tap tap(run, 0);
   const VisionWeights& w = *weights.vision;
   const auto soft = w.encoder ? encode_images(images, spec, *w.encoder, context, run)
@@ -27,6 +42,7 @@ at::Tensor image_features(const Images& images, const ModelSpec& spec, const Wei
 
 at::Tensor audio_features(const Sound& sound, const ModelSpec& spec, const Weights& weights,
                           const Context& context, hooks::Run& run) {
+  place(sound, *spec.audio, run);
   const AudioWeights& w = *weights.audio;
   const auto frames = w.encoder ? encode_sound(sound, spec, *w.encoder, context, run)
                                 : leaf_if_watched(sound.features, run);

@@ -60,6 +60,12 @@ class Inventory {
   const std::vector<SiteRow>& rows() const { return rows_; }
   /// A value's row with the axes and the type that it has there.
   const HookPoint& point(SiteRow at) const { return table_of(sites_[at.site].part)[at.row]; }
+  /// The part that a value belongs to, in a block or outside of one.
+  Part part(SiteRow at) const {
+    const Where where = at.point().where;
+    if (is_of_images(where)) return Part::kVision;
+    return is_of_sound(where) ? Part::kAudio : sites_[at.site].part;
+  }
   /// The text block that a value belongs to; nullopt for the model's and the encoders' values.
   std::optional<int> text_layer(SiteRow at) const {
     const Site& where = sites_[at.site];

@@ -12,6 +12,7 @@
 namespace bezel::hooks {
 
 enum class Part : std::uint8_t { kText, kVision, kAudio };
+inline constexpr std::size_t kNParts = 3;
 
 using Table = std::array<HookPoint, kNHookPoints>;
 
@@ -47,7 +48,8 @@ constexpr Table of_blocks(HookPoint (*in_part)(HookPoint)) {
   return points;
 }
 
-inline constexpr std::array<Table, 3> kByPart = {kRows, of_blocks(in_vision), of_blocks(in_audio)};
+inline constexpr std::array<Table, kNParts> kByPart = {kRows, of_blocks(in_vision),
+                                                       of_blocks(in_audio)};
 
 }  // namespace table
 

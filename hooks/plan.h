@@ -65,6 +65,7 @@ class Plan {
   const std::string& name(SiteRow at) const { return inventory_->name(at); }
   const HookPoint& point(SiteRow at) const { return inventory_->point(at); }
   const Site& where(int index) const { return inventory_->site(index); }
+  Part part(SiteRow at) const { return inventory_->part(at); }
   const Request& request() const { return request_; }
   /// Functions to apply at a value, in order.
   std::vector<HookFunction> functions(SiteRow at, Direction direction) const;

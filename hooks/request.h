@@ -22,9 +22,12 @@ struct HookSite {
   std::optional<int> layer;
   const HookPoint& point;
   Direction direction;
-  int step;                         // of a generation; 0 in a plain run
-  const at::Tensor& positions;      // [batch pos] int64, absolute token positions, -1 at padding
-  const at::Tensor& key_positions;  // [batch k_pos] int64, the same for the keys
+  int step;  // of a generation; 0 in a plain run
+  /// int64, -1 at padding: absolute positions of tokens [batch pos]; at names of images the column
+  /// and row of patches [image patch 2]; at names of sound the number of a frame [audio frame].
+  const at::Tensor& positions;
+  /// The same for the keys: [batch k_pos], [image k_patch 2], [audio chunk k_frame].
+  const at::Tensor& key_positions;
 };
 
 /// Gets its own copy of the value (or, backward, of dL/d(value)). An undefined result keeps that

@@ -74,8 +74,7 @@ at::Tensor checked(const at::Tensor& result, const at::Tensor& value, const std:
 Run::Run(std::shared_ptr<const Plan> plan, at::Tensor positions, at::Tensor key_positions, int step)
     : plan_(std::move(plan)),
       cache_(std::make_shared<ActivationCache>(plan_->recorded())),
-      positions_(std::move(positions)),
-      key_positions_(std::move(key_positions)),
+      standings_{{{std::move(positions), std::move(key_positions)}, {}, {}}},
       step_(step) {}
 
 at::Tensor Run::fire(SiteRow at, at::Tensor value) {
@@ -107,21 +106,20 @@ at::Tensor Run::kept(SiteRow at, const at::Tensor& value) {
   return first || (only_ours && rows.in_place[row]) ? part : own_copy(part, value);
 }
 
-at::Tensor Run::keys_of(int site) const {
-  const auto n_keys = plan_->n_keys(site);
-  if (!n_keys || !key_positions_.defined()) return key_positions_;
-  return key_positions_.narrow(1, key_positions_.size(1) - *n_keys, *n_keys);
+Standing Run::standing_at(SiteRow at) const {
+  Standing standing = standings_[static_cast<std::size_t>(plan_->part(at))];
+  const auto n_keys = plan_->n_keys(at.site);
+  auto& keys = standing.key_positions;
+  if (plan_->part(at) != Part::kText || !n_keys || !keys.defined()) return standing;
+  keys = keys.narrow(1, keys.size(1) - *n_keys, *n_keys);
+  return standing;
 }
 
 at::Tensor Run::edited(SiteRow at, at::Tensor value) {
-  const at::Tensor key_positions = keys_of(at.site);
-  const HookSite site{plan_->name(at),
-                      plan_->where(at.site).layer,
-                      plan_->point(at),
-                      Direction::kForward,
-                      step_,
-                      positions_,
-                      key_positions};
+  const Standing standing = standing_at(at);
+  const HookSite site{
+      plan_->name(at), plan_->where(at.site).layer, plan_->point(at),      Direction::kForward,
+      step_,           standing.positions,          standing.key_positions};
   const bool without_autograd = without_autograd_.has_value();
   without_autograd_.reset();  // a hook sees torch as it always is
   value = applied(plan_->functions(at, Direction::kForward), std::move(value), site);
@@ -136,16 +134,12 @@ at::Tensor Run::watched(SiteRow at, const at::Tensor& value) const {
   const auto row = static_cast<std::size_t>(at.row);
   const bool records = plan_->request().gradients && plan_->site(at.site).record[row];
   own.register_hook([at, records, functions = plan_->functions(at, Direction::kBackward),
-                     plan = plan_, cache = cache_, positions = positions_,
-                     key_positions = keys_of(at.site), step = step_](const at::Tensor& gradient) {
+                     plan = plan_, cache = cache_, standing = standing_at(at),
+                     step = step_](const at::Tensor& gradient) {
     const std::string& name = plan->name(at);
-    const HookSite site{name,
-                        plan->where(at.site).layer,
-                        plan->point(at),
-                        Direction::kBackward,
-                        step,
-                        positions,
-                        key_positions};
+    const HookSite site{
+        name, plan->where(at.site).layer, plan->point(at),       Direction::kBackward,
+        step, standing.positions,         standing.key_positions};
     at::Tensor used = applied(functions, gradient, site);
     if (records) {
       const at::Tensor part = part_of(used, site.point, plan->request());

@@ -46,11 +46,11 @@ std::vector<PhaseEntry> chosen(const std::vector<int>& numbers) {
   if (numbers.empty()) return {kPhases.begin(), kPhases.end()};
   std::vector<PhaseEntry> phases;
   for (const int number : numbers) {
-    const std::string id = "P" + std::to_string(number);
+    const std::string id = std::string("P").append(std::to_string(number));
     const auto* const found = std::ranges::find(kPhases, id, &PhaseEntry::id);
     if (found == kPhases.end()) {
       std::string all;
-      for (const PhaseEntry& phase : kPhases) all += " " + std::string(phase.id);
+      for (const PhaseEntry& phase : kPhases) all.append(" ").append(phase.id);
       throw ArgumentError("there is no phase " + id + "; there are" + all);
     }
     phases.push_back(*found);

@@ -95,6 +95,11 @@ at::Tensor distance_embeddings(const AudioEncoderSpec& spec, const at::TensorOpt
   return at::cat({angles.sin(), angles.cos()}, -1).to(model);
 }
 
+at::Tensor keys_of_chunks(const AudioEncoderSpec& spec, const at::Tensor& frames) {
+  const auto from_one = (frames + 1).unsqueeze(-1).unsqueeze(-1);  // contexts are filled with zeros
+  return contexts(from_one, spec).flatten(2) - 1;
+}
+
 at::Tensor chunk_mask(const AudioEncoderSpec& spec, const at::Tensor& valid) {
   const auto key = at::arange(n_context(spec), at::device(valid.device()).dtype(at::kLong));
   const auto query = at::arange(spec.chunk, key.options()).unsqueeze(1);

@@ -21,6 +21,10 @@ struct ConformerContext {
 /// Sines and cosines of the distances between a query and its keys.
 at::Tensor distance_embeddings(const AudioEncoderSpec& spec, const at::TensorOptions& model);
 
+/// Numbers of frames [audio frame], -1 at padding → those of the keys of each chunk [audio chunk
+/// k_frame], -1 where there is none.
+at::Tensor keys_of_chunks(const AudioEncoderSpec& spec, const at::Tensor& frames);
+
 /// Which keys of its context a query sees; valid [audio frame] bool.
 at::Tensor chunk_mask(const AudioEncoderSpec& spec, const at::Tensor& valid);
 

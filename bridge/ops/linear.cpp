@@ -25,7 +25,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, Path path) {
 
 at::Tensor Clip::clamped(const at::Tensor& x, std::int64_t lowest) const {
   if (!bounds_.defined()) return x;
-  return at::clamp(x, bounds_.select(0, lowest), bounds_.select(0, lowest + 1));
+  const auto low = bounds_.select(0, lowest), high = bounds_.select(0, lowest + 1);
+  // By numbers where reading them waits for nothing: a clamp by tensors does not vectorise.
+  if (bounds_.is_cpu() && !bounds_.requires_grad()) return at::clamp(x, low.item(), high.item());
+  return at::clamp(x, low, high);
 }
 
 Clip clip_of(const at::Tensor& bounds, std::int64_t i) {

@@ -27,8 +27,11 @@ class Hook:
             as long as they do.
         dir: "fwd", or "bwd" for gradients.
         step: The step of a generation, 0 in a plain run.
-        positions: [batch pos] int64, absolute token positions, -1 at padding.
-        key_positions: [batch k_pos] int64, the same for the keys.
+        positions: [batch pos] int64, absolute token positions, -1 at padding. At names of images
+            [image patch 2], column and row of each patch; at names of audio [audio frame], the
+            number of each frame.
+        key_positions: [batch k_pos] int64, the same for the keys. At names of images as
+            positions; at names of audio [audio chunk k_frame], the frames that a chunk may see.
 
     Example:
         >>> def show(value, hook):

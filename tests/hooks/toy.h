@@ -37,19 +37,23 @@ inline Site toy_site(std::optional<int> layer) {
                       {Axis::kDHead, 2},
                       {Axis::kDMlp, 6}};
   for (const auto& [axis, size] : sizes) set_size(site.sizes, axis, size);
-  for (const Where where : {kModelPle, kPle}) set_absent(site, where, "the toy has no PLE");
   if (!layer) {
-    for (const Where where : {kLayer, kOwnKv, kSharedKv, kMoe})
-      set_absent(site, where, "a block's");
-    return site;
+    for (const Where where : kLayerWheres) set_absent(site, where, "a block's");
+    for (const Where where : kModelWheres) {
+      if (is_of_media(where)) set_absent(site, where, "the toy neither sees nor hears");
+    }
+  } else {
+    for (const Where where : kModelWheres) set_absent(site, where, "the model's");
+    set_absent(site, kConformer, "the audio encoder's");
   }
+  for (const Where where : {kModelPle, kPle}) set_absent(site, where, "the toy has no PLE");
+  if (!layer) return site;
   site.prefix = "blocks." + std::to_string(*layer) + ".";
   RowSet gate_and_up;
   for (const HookId id : {HookId("mlp.hook_pre"), HookId("mlp.hook_pre_linear")}) {
     gate_and_up.set(id.row());
   }
   site.side_by_side.push_back(gate_and_up);
-  set_absent(site, kModel, "the model's");
   return site;
 }
 
@@ -62,7 +66,9 @@ inline Inventory toy_inventory() {
   std::vector<Site> sites = {toy_site({}), toy_site(0), toy_site(1), toy_site(2)};
   for (const int block : {0, 1}) set_absent(sites[block + 1], kSharedKv, "it owns its keys");
   for (const int block : {0, 2}) set_absent(sites[block + 1], kMoe, "it is dense");
-  set_absent(sites[3], kOwnKv, "its keys come from block 0");
+  for (const Where where : {kOwnKv, kBlockKv}) {
+    set_absent(sites[3], where, "its keys come from block 0");
+  }
   set_size(sites[2].sizes, Axis::kExpert, 5);
   set_size(sites[2].sizes, Axis::kK, 2);
   set_size(sites[2].sizes, Axis::kDExpert, 3);

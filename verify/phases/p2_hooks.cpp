@@ -125,7 +125,7 @@ void hooks_hold(const Subject& subject, Phase& phase) {
   HookStudy study(subject, phase);
   if (study.layers().size() < subject.model.spec().layers.size()) {
     std::string blocks;
-    for (const int layer : study.layers()) blocks += " " + std::to_string(layer);
+    for (const int layer : study.layers()) blocks.append(" ").append(std::to_string(layer));
     study.add({.name = "blocks looked at, the first and the last of each kind:" + blocks,
                .unit = "offences"});
   }
