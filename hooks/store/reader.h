@@ -53,6 +53,7 @@ class Reader {
   xt::xarray<Number> read_rows(const std::string& name,
                                const std::vector<std::uint64_t>& rows) const;
 
+  bool has(const std::string& name) const { return index_.contains(name); }
   const Dataset& dataset(const std::string& name) const;
 
  private:
