@@ -40,19 +40,20 @@ void take_entry(std::string_view line, Journal& journal, const std::string& what
     throw StoreError(what +
                      " does not follow what stands before it: records were lost, moved or "
                      "doubled");
-  journal.has_ended = entry.contains("end");
-  if (journal.has_ended) {
+  const bool is_end = entry.contains("end");
+  if (is_end) {
     if (number_at(entry, "rows", what) != rows_in(journal))
       throw StoreError(what + " ends with other rows than the records before it have");
   } else {
-    journal.records.push_back({.shard = number_at(entry, "shard", what),
-                               .first_row = number_at(entry, "first_row", what),
-                               .n_rows = number_at(entry, "n_rows", what),
-                               .bytes = number_at(entry, "bytes", what),
-                               .hash = text_at(entry, "hash", what)});
-    if (!is_hex(journal.records.back().hash, kHashDigits))
-      throw StoreError(what + " has a hash that is none");
+    Record record{.shard = number_at(entry, "shard", what),
+                  .first_row = number_at(entry, "first_row", what),
+                  .n_rows = number_at(entry, "n_rows", what),
+                  .bytes = number_at(entry, "bytes", what),
+                  .hash = text_at(entry, "hash", what)};
+    if (!is_hex(record.hash, kHashDigits)) throw StoreError(what + " has a hash that is none");
+    journal.records.push_back(std::move(record));
   }
+  journal.has_ended = is_end;
   ++journal.n_entries;
   journal.prev = sha256_hex(line);
 }
