@@ -2,7 +2,7 @@
 
 include(CMakePackageConfigHelpers)
 set(libraries bezel_common)
-foreach(name checkpoint hooks bridge adapters verify)
+foreach(name checkpoint store hooks bridge adapters verify)
   if(TARGET bezel_${name})
     list(APPEND libraries bezel_${name})
     set_target_properties(bezel_${name} PROPERTIES EXPORT_NAME ${name})

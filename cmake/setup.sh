@@ -8,7 +8,7 @@ PATH=${PATH//"$PWD/.venv/bin:"/}  # the Makefile puts it first; here the system'
 cmake_at_least=3.25
 build_wheels=(cmake==4.4.4 ninja==1.13.2)  # for .venv, where the system's are older or absent
 need=(g++ cmake ninja-build ccache mold git nlohmann-json3-dev libgtest-dev libbenchmark-dev
-      libhdf5-dev libxtensor-dev libcli11-dev libxxhash-dev)
+      libhdf5-dev libxtensor-dev libcli11-dev libxxhash-dev libssl-dev)
 for group in "$@"; do
   case $group in
     lint) need+=(clang-format clang-tidy) ;;

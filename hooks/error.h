@@ -80,4 +80,10 @@ class ResourceLimitError : public CheckpointError {
   using CheckpointError::CheckpointError;
 };
 
+/// A file of activations that cannot be written, or is damaged, foreign or of another schema.
+class StoreError : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace bezel

@@ -35,6 +35,8 @@ void translate(std::exception_ptr pointer) {  // the most derived class first
     raise("ResourceLimitError", error);
   } catch (const CheckpointError& error) {
     raise("CheckpointError", error);
+  } catch (const StoreError& error) {
+    raise("StoreError", error);
   } catch (const Error& error) {
     raise("Error", error);
   }

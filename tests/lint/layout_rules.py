@@ -40,10 +40,12 @@ TORCH_FREE = ("hooks/store/", "adapters/checkpoint/", "hooks/error.h", "hooks/ho
 # Where a package may appear, by the beginning of what is included.
 PACKAGES = {
     "pybind11/": ("python/",),
-    "nlohmann/": ("adapters/", "verify/", "tests/"),
+    "nlohmann/": ("adapters/", "hooks/store/", "verify/", "tests/"),
     "hdf5.h": ("hooks/store/", "verify/", "tests/"),
     "xtensor/": ("hooks/store/", "verify/", "tests/"),
-    "CLI/": ("verify/", "hooks/list_hook_points.cpp", "tests/"),
+    "xxhash.h": ("hooks/store/", "verify/", "tests/"),
+    "openssl/": ("hooks/store/",),
+    "CLI/": ("verify/", "hooks/store/", "hooks/list_hook_points.cpp", "tests/"),
 }
 MACROS_ALLOWED = ("bridge/ops/context.h",)  # where a kernel is compiled for several processors
 

@@ -1,0 +1,34 @@
+// Takes a folder for one writer: a new store, or a started one that goes on exactly where it
+// stopped. Everything that can refuse comes before the first change on disk.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "bezel/hooks/store/io.h"
+#include "bezel/hooks/store/journal.h"
+#include "bezel/hooks/store/manifest.h"
+#include "bezel/hooks/store/run_lock.h"
+
+namespace bezel::store {
+
+enum class Start : std::uint8_t {
+  kNew,     // a folder that holds a store is refused
+  kResume,  // an absent or empty folder starts anew, a finished store has nothing to do
+};
+
+struct Claim {
+  std::unique_ptr<File> lock;
+  std::unique_ptr<JournalWriter> journal;  // none for a finished store
+  std::vector<std::uint64_t> todo;         // this rank's shards without a record, in order
+  std::uint64_t bytes_needed = 0;          // of disk, for them
+};
+
+/// Throws StoreError: a store that differs from `manifest` (each field with both values), another
+/// writer, damage, a folder with other things, too little space. Removes torn journal tails,
+/// partial files and sealed shards without a record, of this rank and of ranks that the run no
+/// longer has.
+Claim claim(Io& io, const std::filesystem::path& folder, const Manifest& manifest, const RunId& id,
+            Start start);
+
+}  // namespace bezel::store

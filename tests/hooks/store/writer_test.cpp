@@ -1,0 +1,148 @@
+// What a writer writes: the same bytes however the rows come, and what it refuses.
+#include "bezel/hooks/store/writer.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "bezel/hooks/error.h"
+#include "bezel/hooks/store/reader.h"
+#include "bezel/hooks/store/survey.h"
+#include "tests/hooks/store/support.h"
+
+namespace bezel::store {
+namespace {
+
+TEST(Writer, TheRowsReadBackAreThoseThatWerePut) {
+  const TempFolder folder;
+  dump(folder / "acts");
+  expect_all_rows(folder / "acts");
+  EXPECT_EQ(check_text(folder / "acts", true, false), "");
+}
+
+TEST(Writer, TheBytesDoNotDependOnBatchesThreadsOrRanks) {
+  const TempFolder folder;
+  dump(folder / "a");
+  const auto wanted = files_of(folder / "a");
+  EXPECT_EQ(wanted.size(), 5U) << "manifest, journal, three shards";
+  for (const std::uint64_t batch : {1, 2, 5, 100}) {
+    for (const std::size_t n_workers : {1, 3}) {
+      const auto path = folder / ("b" + std::to_string(batch) + "_" + std::to_string(n_workers));
+      dump(path, {.n_workers = n_workers, .queue_bytes = 50}, make_posix_io(), batch);
+      EXPECT_EQ(files_of(path), wanted) << batch << " rows, " << n_workers << " workers";
+    }
+  }
+  for (const std::uint64_t rank : {0, 1})
+    dump(folder / "ranks", {.rank = rank, .n_ranks = 2, .run = "x"});
+  auto found = files_of(folder / "ranks");
+  found.erase(journal_name(1));
+  EXPECT_EQ(found.erase(journal_name(0)), 1U);
+  auto shards = wanted;
+  shards.erase(journal_name(0));
+  EXPECT_EQ(found, shards);
+  expect_all_rows(folder / "ranks");
+}
+
+TEST(Writer, ProgressTellsEachDurableShard) {
+  const TempFolder folder;
+  std::vector<std::uint64_t> rows;
+  dump(folder / "acts", {.progress = [&](const Progress& done) {
+         rows.push_back(done.rows);
+         EXPECT_EQ(done.shards_planned, 3U);
+       }});
+  EXPECT_EQ(rows, (std::vector<std::uint64_t>{8, 16, 21}));
+}
+
+TEST(Writer, RowsThatNobodyWaitsForAreRefused) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  const std::vector<std::byte> two_rows(2 * 12), ten_rows(10 * 12);
+  EXPECT_THROW(writer.put("blocks.0.hook_resid_post", two_rows), ArgumentError) << "before begin()";
+  writer.begin(0);
+  EXPECT_THROW(writer.put("blocks.0.hook_resid_pre", two_rows), ArgumentError) << "no such name";
+  EXPECT_THROW(writer.put("blocks.0.hook_resid_post", std::vector<std::byte>(13)), ArgumentError);
+  EXPECT_THROW(writer.put("blocks.0.hook_resid_post", ten_rows), ArgumentError) << "shard of 8";
+  EXPECT_THROW(writer.begin(1), ArgumentError) << "rows to come";
+  EXPECT_THROW(writer.finish(), ArgumentError) << "rows to come";
+}
+
+TEST(Writer, AnAbandonedWriterRemovesItsOpenShardAndKeepsTheSealed) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  {
+    Writer writer(folder / "acts", manifest);
+    writer.begin(0);
+    for (const Dataset& dataset : datasets_of(manifest))
+      writer.put(dataset.name, row_bytes(dataset, {0, 8}));
+    writer.begin(1);
+    writer.put("token_id", row_bytes(datasets_of(manifest)[0], {8, 4}));
+  }
+  for (const auto& [name, bytes] : files_of(folder / "acts"))
+    EXPECT_FALSE(rank_of_partial(name)) << name;
+  dump(folder / "acts", {.start = Start::kResume});
+  dump(folder / "whole");
+  EXPECT_EQ(files_of(folder / "acts"), files_of(folder / "whole"));
+}
+
+TEST(Writer, AFullQueueHoldsTheCallerBack) {
+  const TempFolder folder;
+  dump(folder / "acts", {.n_workers = 1, .queue_bytes = 1}, make_posix_io(), 1);
+  expect_all_rows(folder / "acts");
+}
+
+TEST(Writer, ASecondWriterIsRefusedWhileTheFirstLives) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  const Writer first(folder / "acts", manifest);
+  const auto before = files_of(folder / "acts");
+  for (const Start start : {Start::kNew, Start::kResume}) {
+    EXPECT_THROW(Writer(folder / "acts", manifest, {.start = start}), StoreError);
+  }
+  const std::string told =
+      refusal_of([&] { Writer(folder / "acts", manifest, {.start = Start::kResume}); });
+  EXPECT_NE(told.find("LOCK.0: another writer holds it"), told.npos) << told;
+  const std::string other = refusal_of([&] {
+    Writer(folder / "acts", manifest,
+           {.start = Start::kResume, .rank = 1, .n_ranks = 2, .run = "y"});
+  });
+  EXPECT_NE(other.find("another run writes to this store"), other.npos) << other;
+  EXPECT_EQ(files_of(folder / "acts"), before);
+}
+
+TEST(Writer, RanksOfOneRunWriteSideBySide) {
+  const TempFolder folder;
+  const auto write = [&](std::uint64_t rank) {
+    dump(folder / "acts", {.rank = rank, .n_ranks = 3, .run = "job 7"}, make_posix_io(), 1);
+  };
+  std::vector<std::thread> ranks;
+  for (std::uint64_t rank = 0; rank < 3; ++rank) ranks.emplace_back(write, rank);
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_EQ(check_text(folder / "acts", true, false), "");
+  expect_all_rows(folder / "acts");
+}
+
+TEST(Writer, AReaderBesideAWriterSeesWhatIsRecorded) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  std::uint64_t n_seen = 0;
+  std::thread reading([&] {
+    const auto wanted = row_bytes(datasets_of(manifest)[3], {0, 21});
+    while (n_seen < 21) {
+      const Reader reader(folder / "acts");
+      if (reader.recorded().empty()) continue;
+      const Rows rows = reader.recorded()[0];
+      EXPECT_GE(rows.n, n_seen);
+      n_seen = rows.n;
+      std::vector<std::byte> found(rows.n * 12);
+      reader.read_bytes("blocks.0.hook_resid_post", rows, found);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), wanted.begin()));
+    }
+  });
+  fill(writer, manifest, 2);
+  reading.join();
+}
+
+}  // namespace
+}  // namespace bezel::store
