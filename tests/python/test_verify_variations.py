@@ -46,7 +46,14 @@ VARIATIONS = {
         environment={"MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
     ),
     "float64": Variation(options=("--dtype", "float64")),
+    "bfloat16 of the same weights": Variation("nano", options=("--dtype", "bfloat16")),
     "bfloat16 files in float32": Variation(form="bfloat16", reference="bfloat16"),
+    "bfloat16 files in bfloat16": Variation(
+        form="bfloat16", reference="bfloat16", options=("--dtype", "bfloat16")
+    ),
+    "rounded files against the float32 reference": Variation(
+        form="bfloat16", options=("--dtype", "bfloat16"), phases=OTHER_FILES
+    ),
     "shards": Variation(form="sharded"),
     "joint projections": Variation(form="joint_projections", phases=OTHER_FILES),
     "joint projections of experts' layers": Variation(

@@ -179,10 +179,13 @@ MUTANTS = [
            "  const auto fed = feed_forward(stream, weights, spec, context, tap);\n"
            '  stream = tap("hook_resid_mid", stream);\n', "identity: hook_mlp_in", 0, phase="P2"),
     Mutant("an activation named after it was used", "bridge/mlp.cpp",
-           "  const auto post = tap(\"mlp.hook_post\", ops::gated_gelu(gate, up, context.path));\n"
-           '  return tap("mlp.hook_out", ops::linear(post, weights.down, context.path));\n',
+           '  const auto post = tap("mlp.hook_post", ops::gated_gelu(gate, up, context.path));\n'
+           '  return tap("mlp.hook_out",\n'
+           "             ops::linear(post, weights.down, ops::clip_of(weights.clips, 2), "
+           "context.path));\n",
            "  const auto post = ops::gated_gelu(gate, up, context.path);\n"
-           "  const auto out = ops::linear(post, weights.down, context.path);\n"
+           "  const auto out =\n"
+           "      ops::linear(post, weights.down, ops::clip_of(weights.clips, 2), context.path);\n"
            '  tap("mlp.hook_post", post);\n'
            '  return tap("mlp.hook_out", out);\n', "an edit acts: mlp.hook_post", 0, phase="P2"),
     # --- weights

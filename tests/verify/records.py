@@ -1,11 +1,16 @@
 """What verify_models says of the small models, kept in verify/records: `make verify`.
 
+A table of it stands in the README.
+
 A record of the program has a hundred bytes and more for each of some thousand checks. Kept here is
 every check with what it measured, to two digits (machines differ in the third), and no times:
 
-    {"model", "dtype", "device", "versions", "passed", "cases": names of the inputs,
+    {"model", "dtype", "device", "versions", "passed",
      "phases": [{"id", "title", "verdict",
-                 "checks": {"unit, allowed tolerance": {name: measured, or one for each case}}}]}
+                 "checks": {"unit, allowed tolerance": {
+                     "columns": what stands before ": " in names of checks, say inputs,
+                     "rows": {the rest of the name: measured in each column, or null;
+                              or a whole name: measured}}}}]}
 """
 
 from __future__ import annotations
@@ -15,11 +20,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+from report import write_section
 
 import bezel
 from support import fixtures
@@ -45,22 +54,32 @@ class Worst(NamedTuple):
     name: str
 
 
-def in_short(record: Record, cases: list[str]) -> Record:
+def in_short(record: Record) -> Record:
     """The record as it is kept."""
     kept = {key: record[key] for key in ("model", "dtype", "device", "versions", "passed")}
-    return kept | {"cases": cases, "phases": [_phase(phase, cases) for phase in record["phases"]]}
+    return kept | {"phases": [_phase(phase) for phase in record["phases"]]}
 
 
-def _phase(phase: Record, cases: list[str]) -> Record:
-    checks: dict[str, dict[str, Any]] = {}
+def _phase(phase: Record) -> Record:
+    groups: dict[str, list[Record]] = {}
     for check in phase["checks"]:
-        group = checks.setdefault(f"{check['unit']}, allowed {check['tolerance']:.2g}", {})
-        case, _, name = check["name"].partition(": ")
-        if case in cases:
-            group.setdefault(name, [None] * len(cases))[cases.index(case)] = _rounded(check)
+        groups.setdefault(f"{check['unit']}, allowed {check['tolerance']:.2g}", []).append(check)
+    kept = {key: phase[key] for key in ("id", "title", "verdict")}
+    return kept | {"checks": {group: _columns(checks) for group, checks in groups.items()}}
+
+
+def _columns(checks: list[Record]) -> Record:
+    """A row for each name that stands behind several prefixes."""
+    split = [(*check["name"].partition(": ")[::2], check) for check in checks]
+    n_of = Counter(name for _, name, _ in split if name)
+    columns = list(dict.fromkeys(prefix for prefix, name, _ in split if n_of[name] > 1))
+    rows: Record = {}
+    for prefix, name, check in split:
+        if n_of[name] > 1:
+            rows.setdefault(name, [None] * len(columns))[columns.index(prefix)] = _rounded(check)
         else:
-            group[check["name"]] = _rounded(check)
-    return {key: phase[key] for key in ("id", "title", "verdict")} | {"checks": checks}
+            rows[check["name"]] = _rounded(check)
+    return {"columns": columns, "rows": rows}
 
 
 def _rounded(check: Record) -> Any:
@@ -84,17 +103,17 @@ def as_text(value: Any, indent: str = "") -> str:
     return f"{opening}\n{body}\n{indent}{closing}"
 
 
-def measured_in(record: Record, phase: Record) -> Iterator[tuple[str, Any, float]]:
+def measured_in(phase: Record) -> Iterator[tuple[str, Any, float]]:
     """Name, measured value and tolerance of each check."""
     for group, checks in phase["checks"].items():
         tolerance = float(group.rpartition(" ")[2])
-        for name, found in checks.items():
+        for name, found in checks["rows"].items():
             if not isinstance(found, list):
                 yield name, found, tolerance
                 continue
-            for case, value in zip(record["cases"], found, strict=True):
+            for column, value in zip(checks["columns"], found, strict=True):
                 if value is not None:
-                    yield f"{case}: {name}", value, tolerance
+                    yield f"{column}: {name}", value, tolerance
 
 
 def worst_of(record: Record) -> Worst:
@@ -102,7 +121,7 @@ def worst_of(record: Record) -> Worst:
     shares = [
         Worst(value / tolerance, name)
         for phase in record["phases"]
-        for name, value, tolerance in measured_in(record, phase)
+        for name, value, tolerance in measured_in(phase)
         if tolerance > 0 and not isinstance(value, str)
     ]
     return max(shares, default=Worst(0.0, ""))
@@ -115,7 +134,7 @@ def page(records: list[Record]) -> str:
     rows.append(["---"] * (len(phases) + 2) + ["--:"])
     for record in records:
         verdicts = [
-            f"{phase['verdict']}, {sum(1 for _ in measured_in(record, phase))} checks"
+            f"{phase['verdict']}, {sum(1 for _ in measured_in(phase))} checks"
             for phase in record["phases"]
         ]
         worst = worst_of(record)
@@ -124,6 +143,19 @@ def page(records: list[Record]) -> str:
     first = records[0]
     made = f"{first['dtype']} on {first['device']}; reference: {first['versions']}\n"
     return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows) + "\n" + made
+
+
+def summary(records: list[Record]) -> str:
+    """The same in a line for each model, for the README."""
+    lines = ["| model | phases passed | checks | worst check | of its tolerance |"]
+    lines.append("|---|---|--:|---|--:|")
+    for record in records:
+        passed = [phase["id"] for phase in record["phases"] if phase["verdict"] == "passed"]
+        n = sum(1 for phase in record["phases"] for _ in measured_in(phase))
+        worst = worst_of(record)
+        cells = [record["model"], " ".join(passed), f"{n:,}", f"`{worst.name}`"]
+        lines.append(f"| {' | '.join(cells)} | {worst.share:.2f} |")
+    return "\n".join(lines)
 
 
 def verified(program: Path, scratch: Path) -> list[Record]:
@@ -139,8 +171,7 @@ def verified(program: Path, scratch: Path) -> list[Record]:
     done = subprocess.run([program, *folders, "--json", target], check=False)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{program} ended with {done.returncode}")
-    cases = list(bezel.reference.read(folders[0] / "reference.h5").outcomes)
-    return [in_short(record, cases) for record in json.loads(target.read_text())]
+    return [in_short(record) for record in json.loads(target.read_text())]
 
 
 def main() -> int:
@@ -153,6 +184,7 @@ def main() -> int:
     for record in records:
         (RECORDS / f"{record['model']}.json").write_text(as_text(record) + "\n")
     (RECORDS / "README.md").write_text(page(records))
+    write_section(ROOT / "README.md", "verify", summary(records))
     return 0 if all(record["passed"] for record in records) else 1
 
 

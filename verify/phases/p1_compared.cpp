@@ -1,5 +1,7 @@
 #include "bezel/verify/phases/p1_compared.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -55,6 +57,18 @@ Pairing pair_up(const Case& input, std::size_t row, const ReferenceValue& refere
   return pairing;
 }
 
+// Taken where the value lies: of a large one, the whole would be copied for a few elements.
+at::Tensor picked(at::Tensor value, const Kept& kept) {
+  for (std::size_t axis = 0; axis < kept.size(); ++axis) {
+    const auto dim = static_cast<std::int64_t>(axis);
+    const auto n_kept = static_cast<std::int64_t>(kept[axis].size());
+    if (n_kept == value.size(dim)) continue;
+    const std::vector<std::int64_t> places(kept[axis].begin(), kept[axis].end());
+    value = value.index_select(dim, at::tensor(places, at::kLong).to(value.device()));
+  }
+  return value;
+}
+
 std::vector<std::size_t> place_in(const Kept& kept, const std::vector<std::size_t>& index) {
   std::vector<std::size_t> place;
   for (std::size_t axis = 0; axis < index.size(); ++axis) place.push_back(kept[axis][index[axis]]);
@@ -74,7 +88,7 @@ std::string words_of(const Comparison& comparison) {
 Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
                      const Pairing& pairing, double tolerance) {
   if (reference.is_integer) {
-    const auto first = first_difference(select(to_whole_xarray(value), pairing.got),
+    const auto first = first_difference(to_whole_xarray(picked(value, pairing.got)),
                                         select(reference.integers, pairing.want));
     if (!first) return {};
     return {.error = INFINITY,
@@ -82,7 +96,7 @@ Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
             .place = place_in(pairing.got, *first),
             .why = "another whole number"};
   }
-  const auto found = compare(select(to_xarray(value), pairing.got),
+  const auto found = compare(to_xarray(picked(value, pairing.got)),
                              select(reference.numbers, pairing.want), tolerance);
   return {.error = found.relative_rms,
           .gap = std::sqrt(found.gap_squares),

@@ -16,9 +16,22 @@ struct Got {
   xt::xarray<float> sum;  // [batch pos]
 };
 
+// A row of logits may be a megabyte: some positions at a time are widened.
+at::Tensor log_sum_exp(const at::Tensor& logits) {
+  constexpr std::int64_t kAtOnce = std::int64_t{1} << 23;  // elements
+  const std::int64_t n_pos = logits.size(1);
+  const std::int64_t n = std::max<std::int64_t>(1, kAtOnce / (logits.size(0) * logits.size(2)));
+  std::vector<at::Tensor> sums;
+  for (std::int64_t pos = 0; pos < n_pos; pos += n) {
+    const auto part = logits.narrow(1, pos, std::min(n, n_pos - pos));
+    sums.push_back(at::logsumexp(part.to(at::kDouble), -1));
+  }
+  return at::cat(sums, 1);
+}
+
 Got got_of(const at::Tensor& logits, const ReferenceLogits& reference) {
   const auto ids = to_tensor(reference.top_ids).to(logits.device());
-  return {to_xarray(logits.gather(-1, ids)), to_xarray(at::logsumexp(logits.to(at::kDouble), -1))};
+  return {to_xarray(logits.gather(-1, ids)), to_xarray(log_sum_exp(logits))};
 }
 
 // Infinite for a NaN, which is neither larger nor smaller than what follows it.
