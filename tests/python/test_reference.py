@@ -12,6 +12,7 @@ import bezel
 from bezel.reference.bundle import Outcome
 from bezel.reference.values import positions_from
 from support import reference
+from support.hook_table import of_text
 from support.references import NAMES, NANO, Bundles
 
 
@@ -28,7 +29,7 @@ def plain_run(model: torch.nn.Module, outcome: Outcome) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_is_that_of_transformers(bundles: Bundles, name: str) -> None:
     model, bundle = bundles.model(name), bundles.read(name)
-    points = bezel.Bridge.from_pretrained(bundles.folder(name)).hook_points()
+    points = of_text(bezel.Bridge.from_pretrained(bundles.folder(name)).hook_points())
     for case, outcome in bundle.outcomes.items():
         mask = outcome.case.attention_mask
         want = reference.capture(model, outcome.case.tokens, mask, positions_from(mask))

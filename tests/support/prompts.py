@@ -17,6 +17,7 @@ class Prompts:
     """Prompts of these lengths, which end together: padding stands left of them."""
 
     lengths: tuple[int, ...]
+    seed: int = 0
 
     def mask(self, n_new: int = 0) -> torch.Tensor:
         """attention_mask [batch pos] of the prompts and n_new tokens behind them."""
@@ -26,7 +27,7 @@ class Prompts:
 
     def tokens(self) -> torch.Tensor:
         """[batch pos], PAD at padding."""
-        tokens = fixtures.tokens(max(self.lengths), len(self.lengths))
+        tokens = fixtures.tokens(max(self.lengths), len(self.lengths), self.seed)
         return tokens.masked_fill(self.mask() == 0, PAD)
 
     def generated(self, bridge: Any, n_new: int, **arguments: Any) -> Any:
