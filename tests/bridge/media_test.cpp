@@ -60,11 +60,11 @@ std::vector<Patches> squares_of(const Images& images) {
 TEST(Media, EachSoftTokenHasThePatchesOfItsSquareInWhateverOrderTheyCome) {
   at::manual_seed(31);
   for (int trial = 0; trial < 20; ++trial) {
-    const auto positions = at::stack({shuffled_grid(4, 2, 20), shuffled_grid(2, 6, 20),
-                                      shuffled_grid(2, 2, 20), shuffled_grid(6, 2, 20)});
+    const auto positions = at::stack({shuffled_grid(4, 2, 24), shuffled_grid(2, 6, 24),
+                                      shuffled_grid(4, 4, 24), shuffled_grid(6, 4, 24)});
     const Images images = prepared_images(images_of(positions));
     EXPECT_EQ(squares_of(images), squares_by_loops(positions, kPool));
-    EXPECT_EQ(images.n_of_images, 2 + 3 + 1 + 3);
+    EXPECT_EQ(images.n_of_images, 2 + 3 + 4 + 6);
     EXPECT_EQ(images.n_of_videos, 0);
   }
 }
