@@ -98,6 +98,8 @@ at::Tensor below(const at::Tensor& first, const at::Tensor& second, double paddi
 
 // The patches of each square, squares row by row within an image; [soft pool^2].
 at::Tensor patches_by_square(const Images& images, std::int64_t pool) {
+  const auto patch = images.valid.flatten().nonzero().squeeze(1);
+  if (pool == 1) return patch.unsqueeze(1);  // soft tokens themselves, in the order they came
   const auto columns = images.positions.select(-1, 0), rows = images.positions.select(-1, 1);
   const std::int64_t n_images = images.valid.size(0);
   const auto side = images.positions.max() + 1;
@@ -105,7 +107,6 @@ at::Tensor patches_by_square(const Images& images, std::int64_t pool) {
   // Image, row of squares, column of squares: one number that sorts.
   const auto square =
       (of_image * side + rows.floor_divide(pool)) * side + columns.floor_divide(pool);
-  const auto patch = images.valid.flatten().nonzero().squeeze(1);
   const auto key = square.flatten().index_select(0, patch);
   const auto order = std::get<1>(at::sort(key, /*stable=*/true, 0, false));
   const auto counts = std::get<2>(

@@ -28,7 +28,7 @@ struct Images {
   at::Tensor positions;  // [image patch 2] int64, -1 at padding
   at::Tensor valid;      // [image patch] bool
   /// [soft patches_of_one] int64: the places, in image * patch, of the patches of each soft token;
-  /// soft tokens row by row, image by image.
+  /// soft tokens image by image, row by row (where each has one patch: in the order they came).
   at::Tensor patches_of_soft;
   std::int64_t n_of_images = 0, n_of_videos = 0;  // soft tokens
 };

@@ -90,7 +90,6 @@ void add_block(SlotList& list, LayerWeights& w, const LayerSpec& spec, std::int6
   if (spec.moe) add_moe(list, room_for(w.moe), *spec.moe, d_model);
   list.add("ln2_post", w.ln2_post, {d_model});
   if (spec.clips) add_clips(list, w);
-  if (spec.has_scalar) list.add("layer_scalar", w.layer_scalar, {1});
 }
 
 std::vector<WeightSlot> weight_slots(const ModelSpec& spec, Weights& weights) {
@@ -109,6 +108,7 @@ std::vector<WeightSlot> weight_slots(const ModelSpec& spec, Weights& weights) {
     list.in("layers." + std::to_string(i) + ".");
     add_block(list, weights.layers[i], spec.layers[i], spec.d_model);
     if (spec.d_ple > 0) add_ple(list, room_for(weights.layers[i].ple), spec);
+    if (spec.layers[i].has_scalar) list.add("layer_scalar", weights.layers[i].layer_scalar, {1});
   }
   list.in("");
   list.add("ln_final", weights.ln_final, {spec.d_model});

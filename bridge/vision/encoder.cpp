@@ -41,9 +41,11 @@ Mask mask_of(const Images& images, const at::TensorOptions& model) {
   if (images.valid.all().item<bool>()) {
     return {at::zeros({1, 1, 1, 1}, model).expand({1, 1, n_patches, n_patches}), ops::Sees::kAll};
   }
-  const auto visible = images.valid.unsqueeze(1).expand({-1, n_patches, -1});
+  const auto visible = images.valid.unsqueeze(1).unsqueeze(1);  // the same for every query
   const auto hidden = ops::lowest(c10::typeMetaToScalarType(model.dtype()));
-  return {at::full(visible.sizes(), hidden, model).masked_fill_(visible, 0).unsqueeze(1)};
+  return {at::full(visible.sizes(), hidden, model)
+              .masked_fill_(visible, 0)
+              .expand({-1, -1, n_patches, -1})};
 }
 
 Context context_of(const Images& images, const VisionEncoderSpec& spec, const at::Tensor& like,

@@ -16,6 +16,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_generate import bench_generation
+from bench_media import media_memory, media_tables
 from bench_patching import bench_attribution, bench_sweep
 from bench_runs import bench_edits, bench_loading, bench_memory, bench_model
 from models import E2B_WIDTH, TINY
@@ -46,8 +47,10 @@ def tables(seconds: float, programs: Path) -> dict[str, Callable[[], str]]:
         "attribution-e2b": lambda: bench_attribution(
             "Attribution patching, E2B width: 256 tokens, float32", E2B_WIDTH, 256, seconds
         ),
+        "media": lambda: media_tables(seconds),
         "loading": lambda: bench_loading(seconds),
         "memory": bench_memory,
+        "memory-media": media_memory,
     }  # fmt: skip
 
 

@@ -102,11 +102,24 @@ TEST_P(Causal, AnEditMayReturnAnExpandedView) {
   }
 }
 
+// The float32 model in float64 arithmetic.
+Bridge in_float64(const ModelSpec& spec) {
+  Weights weights = tiny_weights(spec, at::kFloat);
+  for (const WeightSlot& slot : weight_slots(spec, weights)) {
+    *slot.tensor = slot.tensor->to(at::kDouble);
+  }
+  if (spec.tied_head) weights.unembed = weights.embed;
+  return {spec, std::move(weights)};
+}
+
 TEST_P(Causal, TheOpenAndTheAutomaticPathDifferByRoundingAlone) {
   EXPECT_LE(distance(model_(tokens_), run({}).output), 1e-13);
   const Bridge model = tiny_bridge(GetParam().spec(), at::kFloat);
   const auto open = model.run({.tokens = tokens_}, {}, {.path = Path::kOpen}).output;
-  EXPECT_LE(distance(model(tokens_), open), 5e-5 * std::max(1.0, open.abs().max().item<double>()));
+  // The model is steep, and libraries round differently from processor to processor.
+  const auto exact = in_float64(GetParam().spec())(tokens_);
+  const double gate = 5e-5 * std::max(1.0, open.abs().max().item<double>());
+  EXPECT_LE(distance(model(tokens_), exact), std::max(gate, 3 * distance(open, exact)));
 }
 
 TEST_P(Causal, AnEditOfOneRowOfTheBatchLeavesTheOtherAlone) {

@@ -188,7 +188,6 @@ TEST_P(GenerateTest, WhatCannotGoOnIsRefused) {
   says(ids, {.tokens = tokens_, .stop_at_layer = 2});
   says(ids, {.tokens = tokens_, .logits_to_keep = 1});
   says(ids, {.tokens = tokens_, .kv_cache = std::make_shared<KvCache>(model_.spec())});
-  says(ids, {.tokens = tokens_, .token_types = at::zeros_like(tokens_)});
   auto behind = at::ones_like(tokens_);
   behind.select(1, -1).select(0, 1).zero_();  // of one row
   says("pad on the left", {.tokens = tokens_, .attention_mask = behind});

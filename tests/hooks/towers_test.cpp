@@ -186,6 +186,15 @@ TEST(Towers, ThePlannedBytesAreThoseOfShapeAndDtype) {
   EXPECT_EQ(plan->cache_bytes(), z + pattern + pooled);
 }
 
+TEST(Towers, ACacheThatDoesNotFitIsRefusedWithTheEncodersCounted) {
+  const auto plan = planned({.names = {"vision_encoder.*", "hook_embed"}});
+  EXPECT_NO_THROW(plan->check_fits(plan->cache_bytes()));
+  const auto text = planned({.names = {"hook_embed"}});
+  EXPECT_GT(plan->cache_bytes(), 100 * text->cache_bytes());
+  expect_says(message_of<CacheTooLargeError>([&] { plan->check_fits(plan->cache_bytes() - 1); }),
+              {"the largest is \"vision_encoder.blocks.0.attn.hook_attn_scores\""});
+}
+
 TEST(Towers, OnDemandValuesOfVisionBlocksAreLeftToWhoNamesThem) {
   const auto plan = planned({.names = {"vision_encoder.*"}});
   for (const PlannedValue& value : plan->values()) {
@@ -234,7 +243,7 @@ TEST(Towers, ImagesAloneLeaveTheNamesOfSoundSilent) {
   EXPECT_NO_THROW(planned({.names = {"vision_encoder.blocks.0.attn.hook_z"}}, images));
   expect_says(message_of<HookNeverFiredError>(
                   [&] { planned({.names = {"audio_encoder.blocks.0.attn.hook_z"}}, images); }),
-              {"blocks 0 to 2, images from the given input"});
+              {"images", "blocks 0 to 2", "from the given input"});
 }
 
 TEST(Towers, ValuesOfEncodersNeedNoTextBlockAndNoHead) {
