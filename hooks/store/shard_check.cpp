@@ -61,7 +61,7 @@ std::vector<std::uint64_t> flipped_metadata(const File& file, const Skeleton& sk
 std::string id_in(const File& file, const Skeleton& skeleton, const std::string& id) {
   const auto wanted = std::as_bytes(std::span(id));
   for (const auto& [offset, bytes] : skeleton.extents) {
-    const auto at = std::ranges::search(bytes, wanted).begin();
+    const auto at = std::search(bytes.begin(), bytes.end(), wanted.begin(), wanted.end());
     if (at == bytes.end()) continue;
     std::string found(id.size(), ' ');
     read_all(file, offset + static_cast<std::uint64_t>(at - bytes.begin()),
