@@ -22,6 +22,7 @@ def drawing(image: torch.Tensor, scores: torch.Tensor, title: str) -> str:
         title: Written above.
 
     Example:
+        >>> from bezel.patch_drawing import drawing
         >>> text = drawing(torch.rand(8, 8, 3), torch.randn(2, 2), "which patches")
         >>> text.count("<title>")  # the number of each patch shows under the mouse
         4

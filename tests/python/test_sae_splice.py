@@ -10,6 +10,7 @@ import torch
 from bezel.errors import ArgumentError
 from support import fixtures, saes
 from support.compare import relative_rms
+from support.hook_table import of_text
 from support.lab import Lab
 from support.saes import AT, POST, D
 
@@ -37,7 +38,7 @@ def test_an_sae_fits_every_floating_value_and_its_error_term_restores_the_run(
     dtypes = {p.name: p.dtype for p in lab.bridge(name).plan((2, 9), lab.names(name)).values}
     bridge = lab.bridge(name, path="open" if merged else "automatic")
     _, cache = bridge.run_with_cache(TOKENS, lab.names(name))
-    for i, point in enumerate(bridge.hook_points()):
+    for i, point in enumerate(of_text(bridge.hook_points())):
         d_in = width_of(point.shape, merged=merged) or 9
         if not dtypes[point.name].is_floating_point or d_in > 200:
             continue
