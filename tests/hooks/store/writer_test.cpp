@@ -107,7 +107,18 @@ TEST(Writer, ASecondWriterIsRefusedWhileTheFirstLives) {
            {.start = Start::kResume, .rank = 1, .n_ranks = 2, .run = "y"});
   });
   EXPECT_NE(other.find("another run writes to this store"), other.npos) << other;
+  EXPECT_FALSE(std::filesystem::exists(folder / "acts" / lock_name(1)));
   EXPECT_EQ(files_of(folder / "acts"), before);
+}
+
+TEST(Writer, AShardThatIsThereIsNotWrittenOver) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  write_file(folder / "acts" / shard_name(1), "of another writer");
+  const std::string told = refusal_of([&] { fill(writer, manifest, 3); });
+  EXPECT_NE(told.find("shard-000001.h5: is there already"), told.npos) << told;
+  EXPECT_EQ(bytes_of(folder / "acts" / shard_name(1)), "of another writer");
 }
 
 TEST(Writer, RanksOfOneRunWriteSideBySide) {
