@@ -12,7 +12,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // The message of an error about a file, without the file's name.
-std::string without(const std::string& path, std::string what) {
+std::string without(const std::string& path, const std::string& what) {
   return what.starts_with(path + ": ") ? what.substr(path.size() + 2) : what;
 }
 

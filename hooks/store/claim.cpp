@@ -56,6 +56,19 @@ std::optional<Survey> look(const Request& request) {
   return found;
 }
 
+// With the lock in hand: another writer may have come, or have ended, since.
+std::optional<Survey> look_again(const Request& request, bool was_there) {
+  const auto& [io, folder, manifest, id, start] = request;
+  refuse_other_runs(io, folder, id);
+  if (!io.exists(folder / kManifestName)) return std::nullopt;
+  if (start == Start::kNew && !was_there && id.n_ranks == 1)
+    throw StoreError(folder.string() + ": another run has just written a store here");
+  refuse_other_manifest(request, read_text(io, folder / kManifestName, kMaxManifestBytes));
+  Survey found = survey(io, folder);
+  refuse_damage(found, folder);
+  return found;
+}
+
 bool is_finished(const Survey& found) {
   return found.is_complete() && std::ranges::all_of(found.journals, [](const auto& entry) {
            return entry.second.has_ended && entry.second.torn_bytes == 0;
@@ -124,11 +137,7 @@ Claim claim(Io& io, const fs::path& folder, const Manifest& manifest, const RunI
   if (found && is_finished(*found)) return {};
   io.make_folder(folder);
   Claim taken{.lock = take_lock(io, folder, id), .journal = {}, .todo = {}};
-  if (found) {  // again: another writer may have come to its end just now
-    refuse_other_runs(io, folder, id);
-    found = survey(io, folder);
-    refuse_damage(*found, folder);
-  }
+  found = look_again(request, found.has_value());
   taken.todo = todo_of(request, found);
   taken.bytes_needed = plan_bytes(manifest, taken.todo.size());
   remove_traces(request, found);

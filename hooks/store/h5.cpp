@@ -74,7 +74,7 @@ H5FD_class_t make_class() {
   driver.name = "bezel";
   driver.maxaddr = kMaxAddress;
   driver.fc_degree = H5F_CLOSE_STRONG;
-  driver.fapl_size = sizeof(Storage*);
+  driver.fapl_size = sizeof(void*);  // of a Storage
   driver.open = open_driver;
   driver.close = close_driver;
   driver.query = query;
@@ -88,12 +88,12 @@ H5FD_class_t make_class() {
 }
 
 hid_t driver_id() {
-  static const hid_t id = [] {
+  static const hid_t kId = [] {
     H5dont_atexit();
     const H5FD_class_t driver = make_class();
     return H5FDregister(&driver);
   }();
-  return id;
+  return kId;
 }
 
 Handle access_to(Storage* storage) {
@@ -138,7 +138,8 @@ Handle open_file(Storage& storage, const std::string& what) {
 Handle create_file(Storage& storage, const std::string& what) {
   const Handle access = access_to(&storage);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
-  H5Pset_obj_track_times(creation.id(), 0);  // of the root group: equal contents are equal bytes
+  H5Pset_obj_track_times(creation.id(),
+                         false);  // of the root group: equal contents are equal bytes
   Handle file(H5Fcreate("store", H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose);
   if (file.id() < 0) fail(storage, what + ": cannot be made");
   return file;

@@ -6,7 +6,7 @@ namespace bezel::store::h5 {
 
 void Builder::group(const char* path) const {
   const Handle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
-  H5Pset_obj_track_times(creation.id(), 0);
+  H5Pset_obj_track_times(creation.id(), false);
   const Handle made(H5Gcreate2(file_, path, H5P_DEFAULT, creation.id(), H5P_DEFAULT), H5Gclose);
   if (made.id() < 0) fail(storage_, std::string(path) + ": cannot be made");
 }
@@ -22,7 +22,7 @@ Handle Builder::dataset(const std::string& path, hid_t type,
 
 Handle Builder::dataset(const std::string& path, hid_t type, const std::vector<hsize_t>& shape,
                         hid_t creation) const {
-  H5Pset_obj_track_times(creation, 0);
+  H5Pset_obj_track_times(creation, false);
   const Handle space(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
                      H5Sclose);
   Handle made(H5Dcreate2(file_, path.c_str(), type, space.id(), H5P_DEFAULT, creation, H5P_DEFAULT),

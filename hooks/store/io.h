@@ -19,6 +19,8 @@ class File {
   File() = default;
   File(const File&) = delete;
   File& operator=(const File&) = delete;
+  File(File&&) = delete;
+  File& operator=(File&&) = delete;
   virtual ~File() = default;
 
   virtual const std::filesystem::path& path() const = 0;
@@ -50,6 +52,8 @@ class Io {
   Io() = default;
   Io(const Io&) = delete;
   Io& operator=(const Io&) = delete;
+  Io(Io&&) = delete;
+  Io& operator=(Io&&) = delete;
   virtual ~Io() = default;
 
   virtual std::unique_ptr<File> open(const std::filesystem::path& path, OpenMode mode) = 0;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kStart = "{\"crc\":\"";
 constexpr std::size_t kCrcDigits = 8, kHashDigits = 32;
-constexpr std::uint64_t kMaxJournalBytes = kRecordBytes * std::uint64_t{20'000'000};
+constexpr std::uint64_t kMaxJournalBytes = kRecordBytes * std::uint64_t{2'000'000};
 
 std::uint64_t rows_in(const Journal& journal) {
   return std::accumulate(

@@ -19,6 +19,8 @@ class Lanes {
   Lanes(std::size_t n_lanes, std::uint64_t max_bytes);
   Lanes(const Lanes&) = delete;
   Lanes& operator=(const Lanes&) = delete;
+  Lanes(Lanes&&) = delete;
+  Lanes& operator=(Lanes&&) = delete;
   ~Lanes();  // drops what has not begun
 
   /// Queues `work`; waits while others hold too many bytes. Work of 0 bytes never waits, so work

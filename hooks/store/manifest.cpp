@@ -26,7 +26,7 @@ constexpr auto kDTypes = std::to_array<DTypeRow>({
     {DType::kInt64, "int64", 8},
 });
 
-constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62, kMaxShards = 10'000'000;
+constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62, kMaxShards = 1'000'000;
 constexpr std::size_t kMaxValues = 100'000, kMaxAxes = 8, kMaxNameBytes = 512, kMaxShown = 10;
 constexpr std::uint64_t kBlockBytes = std::uint64_t{4} << 20;  // about; between 1 and 8 MiB
 
@@ -117,7 +117,7 @@ std::optional<DType> dtype_of(std::string_view word) {
 Manifest checked(Manifest manifest) {
   if (manifest.total_rows == 0 || manifest.rows_per_shard == 0) refuse("has no rows");
   if ((manifest.total_rows - 1) / manifest.rows_per_shard >= kMaxShards)
-    refuse("asks for more than 10,000,000 shards; take more rows per shard");
+    refuse("asks for more than 1,000,000 shards; take more rows per shard");
   if (manifest.values.size() > kMaxValues) refuse("has more than 100,000 names");
   std::set<std::string> names = {"token_id", "document", "position", "type"};  // of labels
   std::uint64_t total = 0;

@@ -125,27 +125,26 @@ void copy_shard(Writer& writer, const std::vector<Dataset>& datasets,
 
 }  // namespace
 
-void merge(const std::vector<fs::path>& folders, const fs::path& out,
-           const std::function<void(const Progress&)>& progress, std::shared_ptr<Io> io) {
-  if (folders.size() < 2) throw ArgumentError("merge: wanted two stores or more");
-  Sources sources;
-  for (const fs::path& folder : folders)
-    sources.push_back({folder, Reader(folder, {.checksum = Checksum::kFirst}, io)});
-  const bool is_of_one_manifest = std::ranges::all_of(sources, [&](const Source& source) {
-    return source.reader.id() == sources.front().reader.id();
+void merge(const std::vector<fs::path>& sources, const fs::path& out,
+           const std::function<void(const Progress&)>& progress, const std::shared_ptr<Io>& io) {
+  if (sources.size() < 2) throw ArgumentError("merge: wanted two stores or more");
+  Sources opened;
+  for (const fs::path& folder : sources)
+    opened.push_back({folder, Reader(folder, {.checksum = Checksum::kFirst}, io)});
+  const bool is_of_one_manifest = std::ranges::all_of(opened, [&](const Source& source) {
+    return source.reader.id() == opened.front().reader.id();
   });
-  const Manifest manifest =
-      is_of_one_manifest ? sources.front().reader.manifest() : joined(sources);
-  if (is_of_one_manifest) refuse_shared_rows(sources, manifest);
+  const Manifest manifest = is_of_one_manifest ? opened.front().reader.manifest() : joined(opened);
+  if (is_of_one_manifest) refuse_shared_rows(opened, manifest);
   const auto datasets = datasets_of(manifest);
   const std::vector<Dataset> labels(
       datasets.begin(), datasets.begin() + static_cast<std::ptrdiff_t>(n_labels(manifest)));
   Writer writer(out, manifest, {.start = Start::kResume, .progress = progress}, io);
   for (const std::uint64_t shard : writer.todo()) {
     const Rows rows = writer.rows_of(shard);
-    const auto readers = readers_of(sources, datasets, rows, is_of_one_manifest);
+    const auto readers = readers_of(opened, datasets, rows, is_of_one_manifest);
     if (!readers) continue;
-    if (!is_of_one_manifest) refuse_other_labels(sources, labels, rows);
+    if (!is_of_one_manifest) refuse_other_labels(opened, labels, rows);
     writer.begin(shard);
     copy_shard(writer, datasets, *readers, rows);
   }

@@ -15,6 +15,6 @@ namespace bezel::store {
 /// the field. Of the requests only "hooks" may differ, which are joined.
 void merge(const std::vector<std::filesystem::path>& sources, const std::filesystem::path& out,
            const std::function<void(const Progress&)>& progress = {},
-           std::shared_ptr<Io> io = make_posix_io());
+           const std::shared_ptr<Io>& io = make_posix_io());
 
 }  // namespace bezel::store

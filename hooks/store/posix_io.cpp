@@ -25,6 +25,8 @@ class PosixFile final : public File {
   PosixFile(fs::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
   PosixFile(const PosixFile&) = delete;
   PosixFile& operator=(const PosixFile&) = delete;
+  PosixFile(PosixFile&&) = delete;
+  PosixFile& operator=(PosixFile&&) = delete;
   ~PosixFile() override { ::close(descriptor_); }
 
   const fs::path& path() const override { return path_; }

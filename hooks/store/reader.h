@@ -72,8 +72,8 @@ class Reader {
   const Shard& shard_with(std::uint64_t row) const;
   std::shared_ptr<const File> file_of(const Shard& shard) const;
   void require_recorded(Rows rows) const;
-  void read_from(const Shard& shard, std::size_t column, Rows rows, std::byte* into) const;
-  void read_compared(const File& file, const Shard& shard, std::size_t column, Rows part,
+  void read_from(const Shard& shard, std::size_t index, Rows rows, std::byte* into) const;
+  void read_compared(const File& file, const Shard& shard, std::size_t index, Rows part,
                      std::span<std::byte> into) const;
 
   std::filesystem::path folder_;

@@ -55,7 +55,7 @@ bool ShardWriter::write(std::size_t dataset, std::span<const std::byte> bytes) {
   return n > 0 && column.rows_done == rows_.n && n_open_columns_.fetch_sub(1) == 1;
 }
 
-void ShardWriter::hash(Column& column, std::span<const std::byte> bytes) {
+void ShardWriter::hash(Column& column, std::span<const std::byte> bytes) const {
   const Dataset& dataset = column.dataset;
   while (!bytes.empty()) {
     const Rows block = rows_of_block(dataset, rows_.n, column.checksums.size());

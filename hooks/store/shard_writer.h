@@ -42,7 +42,7 @@ class ShardWriter {
     std::vector<std::uint64_t> checksums;  // of those that are full
   };
   void write_skeleton();
-  void hash(Column& column, std::span<const std::byte> bytes);
+  void hash(Column& column, std::span<const std::byte> bytes) const;
   void check_column(const File& file, std::size_t dataset) const;
 
   Io& io_;

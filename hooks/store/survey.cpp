@@ -37,8 +37,7 @@ bool take_manifest(Survey& found) {
 
 // Records that fit the manifest, each shard once.
 void take_records(Survey& found, std::uint64_t rank, const Journal& journal) {
-  for (std::size_t i = 0; i < journal.records.size(); ++i) {
-    const Record& record = journal.records[i];
+  for (const Record& record : journal.records) {
     const bool is_known = record.shard < n_shards(found.manifest);
     const Rows rows = is_known ? rows_of_shard(found.manifest, record.shard) : Rows();
     if (!is_known || rows != Rows{record.first_row, record.n_rows}) {

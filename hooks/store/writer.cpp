@@ -46,6 +46,8 @@ class Writer::State {
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
+  State(State&&) = delete;
+  State& operator=(State&&) = delete;
   ~State() {
     lanes_.stop();
     for (const auto& [number, shard] : unsealed_) shard->discard();
@@ -56,6 +58,7 @@ class Writer::State {
 
   void begin(std::uint64_t number) {
     require_full();
+    if (!claim_.lock) throw ArgumentError("begin(): the writer is finished");
     if (!std::ranges::binary_search(claim_.todo, number) || begun_.contains(number))
       throw ArgumentError("shard " + std::to_string(number) +
                           " is not among those that this writer has to write; see todo()");

@@ -41,6 +41,8 @@ class Writer {
          std::shared_ptr<Io> io = make_posix_io());
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
+  Writer(Writer&&) = delete;
+  Writer& operator=(Writer&&) = delete;
   /// Drops the open shard and removes its partial file; sealed shards stay.
   ~Writer();
 

@@ -86,6 +86,30 @@ TEST(Journal, LostMovedAndDoubledRecordsAreSeen) {
   EXPECT_EQ(parse_journal(bytes.substr(0, 3 * kRecordBytes), kId).fault, "") << "unfinished";
 }
 
+// A record with another text in it, and the CRC that it then has.
+std::string with(std::string line, const std::string& from, const std::string& to) {
+  constexpr std::size_t kCrcBegin = 8, kCrcEnd = 16;
+  line.replace(line.find(from), from.size(), to);
+  return line.replace(kCrcBegin, kCrcEnd - kCrcBegin, crc32c_hex(line.substr(kCrcEnd)));
+}
+
+TEST(Journal, RecordsThatCannotBeAreNotCounted) {
+  const std::string bytes = journal_bytes();
+  const auto line = [&](std::size_t i) { return bytes.substr(i * kRecordBytes, kRecordBytes); };
+  const auto expect = [&](std::size_t i, const std::string& from, const std::string& to,
+                          const std::string& wanted) {
+    const Journal found =
+        parse_journal(bytes.substr(0, i * kRecordBytes) + with(line(i), from, to), kId);
+    EXPECT_NE(found.fault.find(wanted), std::string::npos) << found.fault;
+    EXPECT_EQ(found.n_entries, i);
+    EXPECT_EQ(found.records.size(), i);
+  };
+  expect(3, "\"rows\":24", "\"rows\":25", "ends with other rows");
+  expect(1, "aaaa1", "aaaaX", "has a hash that is none");
+  expect(1, "\"shard\":1", "\"shard\":-", "is no JSON");
+  expect(2, "\"n_rows\":8", "\"n_rowz\":8", "has no whole number \"n_rows\"");
+}
+
 TEST(Journal, AWriterGoesOnBehindATornTail) {
   const TempFolder folder;
   const auto io = make_posix_io();

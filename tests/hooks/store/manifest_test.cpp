@@ -40,7 +40,7 @@ TEST(Manifest, WhatNoStoreCanHaveIsRefused) {
   const std::vector<std::pair<std::string, std::function<void(Manifest&)>>> cases = {
       {"no rows", [](Manifest& m) { m.total_rows = 0; }},
       {"no rows", [](Manifest& m) { m.rows_per_shard = 0; }},
-      {"more than 10,000,000 shards", [](Manifest& m) { m.total_rows = 1ULL << 40; }},
+      {"more than 1,000,000 shards", [](Manifest& m) { m.total_rows = 1ULL << 40; }},
       {"twice", [](Manifest& m) { m.values[1].name = m.values[0].name; }},
       {"cannot be a name", [](Manifest& m) { m.values[0].name = ""; }},
       {"cannot be a name", [](Manifest& m) { m.values[0].name = "a/b"; }},

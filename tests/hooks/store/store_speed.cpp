@@ -117,14 +117,16 @@ int main(int argc, char** argv) {
   const std::uint64_t n_rows = n_shards * kShardRows, n_bytes = n_rows * kWidth * 2;
   fs::create_directories(folder);
   std::vector<std::byte> block(std::size_t{4} << 20, std::byte{7});
+  // Each takes the pages that the other gave back: a guest's fresh pages cost ten times as much.
   for (int round = 0; round < 3; ++round) {
-    fs::remove_all(folder / "acts");
-    fs::remove(folder / "raw");
     tell("raw write and fsync, like dd", static_cast<double>(n_bytes),
          [&] { write_raw(folder / "raw", block, n_bytes); });
+    fs::remove(folder / "raw");
     tell("Writer, all sealed", static_cast<double>(n_bytes),
          [&] { write_store(folder / "acts", manifest_of(n_rows), n_workers); });
+    if (round < 2) fs::remove_all(folder / "acts");
   }
+  write_raw(folder / "raw", block, n_bytes);
   tell("raw read, like cat", static_cast<double>(n_bytes),
        [&] { read_raw(folder / "raw", block); });
   read_store(folder / "acts", n_rows);

@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <thread>
+#include <utility>
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/reader.h"
 #include "bezel/hooks/store/survey.h"
+#include "tests/hooks/store/faulty_io.h"
 #include "tests/hooks/store/support.h"
 
 namespace bezel::store {
@@ -107,7 +110,55 @@ TEST(Writer, ASecondWriterIsRefusedWhileTheFirstLives) {
            {.start = Start::kResume, .rank = 1, .n_ranks = 2, .run = "y"});
   });
   EXPECT_NE(other.find("another run writes to this store"), other.npos) << other;
+  EXPECT_FALSE(std::filesystem::exists(folder / "acts" / lock_name(1)));
   EXPECT_EQ(files_of(folder / "acts"), before);
+}
+
+TEST(Writer, AFinishedWriterBeginsNothing) {
+  const TempFolder folder;
+  Writer writer(folder / "acts", small_manifest());
+  writer.finish();
+  EXPECT_THROW(writer.begin(0), ArgumentError) << "its lock is given back";
+}
+
+TEST(Writer, TwoRunsThatMeetInAnEmptyFolderDoNotBothWrite) {
+  // Another run comes and goes on while this one takes its lock.
+  class Meeting : public FaultyIo {
+   public:
+    explicit Meeting(std::function<void()> meet) : meet_(std::move(meet)) {}
+    void make_folder(const std::filesystem::path& folder) override {
+      FaultyIo::make_folder(folder);
+      if (auto meet = std::exchange(meet_, nullptr)) meet();
+    }
+
+   private:
+    std::function<void()> meet_;
+  };
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  std::unique_ptr<Writer> other;
+  const auto open_other = [&] {
+    other = std::make_unique<Writer>(folder / "acts", manifest,
+                                     WriterOptions{.rank = 1, .n_ranks = 2, .run = "other"});
+  };
+  EXPECT_THROW(Writer(folder / "acts", manifest, {}, std::make_shared<Meeting>(open_other)),
+               StoreError);
+  other.reset();
+  std::filesystem::remove_all(folder / "acts");
+  const auto write_all_of_it = [&] { dump(folder / "acts"); };
+  EXPECT_THROW(Writer(folder / "acts", manifest, {}, std::make_shared<Meeting>(write_all_of_it)),
+               StoreError);
+  EXPECT_EQ(check_text(folder / "acts", true, false), "");
+}
+
+TEST(Writer, AShardThatIsThereIsNotWrittenOver) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  write_file(folder / "acts" / shard_name(1), "of another writer");
+  const std::string told = refusal_of([&] { fill(writer, manifest, 3); });
+  EXPECT_NE(told.find("shard-000001.h5: is there already"), told.npos) << told;
+  EXPECT_EQ(bytes_of(folder / "acts" / shard_name(1)), "of another writer");
 }
 
 TEST(Writer, RanksOfOneRunWriteSideBySide) {
