@@ -79,7 +79,9 @@ def bench_encoder(
             if mel
             else (lambda: reference.model.get_image_features(**media))
         )
-        n_soft = -(-N_MEL_FRAMES // 4) if mel else int((media["image_position_ids"] >= 0).sum()) // 18
+        n_soft = (
+            -(-N_MEL_FRAMES // 4) if mel else int((media["image_position_ids"] >= 0).sum()) // 18
+        )
         tokens = torch.full((1, n_soft), token)
         names = "audio_encoder.*" if mel else "vision_encoder.*"
         contenders: dict[str, Contender] = {
