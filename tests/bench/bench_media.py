@@ -79,11 +79,8 @@ def bench_encoder(
             if mel
             else (lambda: reference.model.get_image_features(**media))
         )
-        patches_of_soft = 9
         n_soft = (
-            -(-N_MEL_FRAMES // 4)
-            if mel
-            else int((media["image_position_ids"][..., 0] >= 0).sum()) // patches_of_soft
+            -(-N_MEL_FRAMES // 4) if mel else int((media["image_position_ids"] >= 0).sum()) // 18
         )
         tokens = torch.full((1, n_soft), token)
         names = "audio_encoder.*" if mel else "vision_encoder.*"
