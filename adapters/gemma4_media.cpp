@@ -67,7 +67,7 @@ VisionSpec vision(const ConfigReader& config) {
   spec.n_layers = config.integer_or("num_hidden_layers", 16, 1, kMaxLayers);
   spec.d_vision = config.integer_or("hidden_size", 768, 1, kMaxWidth);
   spec.d_patch = kColours * patch * patch;
-  spec.n_positions = config.integer_or("position_embedding_size", 10 * 1024, 1, kMaxWidth);
+  spec.n_positions = config.integer_or("position_embedding_size", 10'240, 1, kMaxWidth);
   spec.pool = config.integer_or("pooling_kernel_size", 3, 1, kMaxSide);
   spec.standardises = config.boolean_or("standardize", false);
   spec.norm_eps = config.number_or("rms_norm_eps", kNormEps, 0.0, 1.0);

@@ -25,10 +25,10 @@ void add_attention(SlotList& list, AttentionWeights& w, const AttentionSpec& spe
   if (!spec.donor) list.add("attention.k_norm", w.k_norm, {spec.d_head});
 }
 
-// Four bounds for each matrix.
 void add_clips(SlotList& list, LayerWeights& w) {
-  list.add_rows("attention.clips", w.attention.clips, {4 * 4});
-  list.add_rows("mlp.clips", w.mlp.clips, {4 * 3});
+  constexpr std::int64_t kBounds = 4;  // of each matrix
+  list.add_rows("attention.clips", w.attention.clips, {4 * kBounds});
+  list.add_rows("mlp.clips", w.mlp.clips, {3 * kBounds});
 }
 
 void add_moe(SlotList& list, MoeWeights& w, const MoeSpec& spec, std::int64_t d_model) {
