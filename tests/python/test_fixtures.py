@@ -64,7 +64,9 @@ def test_every_form_keeps_what_the_reference_reads(lab: Lab, name: str, form: st
     tokens = fixtures.tokens(9)
     with torch.no_grad():
         want = lab.reference(name)(tokens).logits
-        assert torch.equal(lab.reference(name, form=form)(tokens).logits, want)
+        got = lab.reference(name, form=form)(tokens).logits
+    # Products of an expert's few rows round otherwise where its weights lie at another address.
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5 if "moe" in name else 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,7 +55,7 @@ TEST(Refusals, AreFoundRight) { EXPECT_EQ(found_with(Defect::kNone), ""); }
 TEST(Refusals, OfAnAbsentNameAsAnUnknownOneAreFound) {
   EXPECT_EQ(found_with(Defect::kAbsentIsUnknown),
             "refused: names that a block or the model lacks; the first is "
-            "blocks.0.attn.hook_shared_k: UnknownHookError, wanted HookNotApplicableError");
+            "vision_encoder.hook_patches: UnknownHookError, wanted HookNotApplicableError");
 }
 
 TEST(Refusals, ThatAreLackingForUnknownNamesAreFound) {
