@@ -264,7 +264,7 @@ def test_positions_are_cut_as_in_the_whole(case: Case) -> None:
             for apply_ln in (False, True):
                 got = method(pos_slice=cut, apply_ln=apply_ln)
                 whole = method(apply_ln=apply_ln)[:, :, same]
-                torch.testing.assert_close(got, whole, rtol=1e-6, atol=1e-6)  # sums of another length
+                torch.testing.assert_close(got, whole, rtol=1e-6, atol=1e-6)
 
 
 # --- edits of what is added ----------------------------------------------------------------------
