@@ -115,6 +115,7 @@ class GenerationPhase {
     const auto whole = subject_.model
                            .run({.tokens = text.narrow(1, 0, n_run).to(device),
                                  .attention_mask = mask.narrow(1, 0, n_run).to(device),
+                                 .n_given = prompt_->tokens.size(1),
                                  .logits_to_keep = n_steps})
                            .output.to(at::kFloat);
     compare_logits(whole, open.unsqueeze(-1).to(device));
