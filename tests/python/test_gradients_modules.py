@@ -179,7 +179,7 @@ def test_a_modules_gradient_is_the_slope_of_the_loss(lab: Lab, name: str, kind: 
                     parameter += sign * step * along
                     losses.append(loss().item())
             slope = (losses[0] - losses[1]) / (2 * step)
-            assert slope == pytest.approx(gradient.norm().item(), rel=1e-5, abs=1e-9), at
+            assert slope == pytest.approx(gradient.norm().item(), rel=1e-5, abs=1e-10), at
 
 
 @pytest.mark.parametrize("where", ["call", "context", "standing"])
