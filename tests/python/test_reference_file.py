@@ -290,11 +290,11 @@ def test_an_interrupted_capture_leaves_no_file(
 def test_the_caller_s_threads_and_transformers_settings_come_back(
     bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = []
+    used: dict[int, set[int]] = {}
     original = capturing.Gatherer.take
 
     def noted(self: Any, *arguments: Any) -> None:
-        used.append(torch.get_num_threads())
+        used.setdefault(capturing.ONE_THREAD_UP_TO_BYTES, set()).add(torch.get_num_threads())
         original(self, *arguments)
 
     monkeypatch.setattr(capturing.Gatherer, "take", noted)
@@ -303,14 +303,14 @@ def test_the_caller_s_threads_and_transformers_settings_come_back(
     transformers.logging.set_verbosity(transformers.logging.INFO)
     transformers.logging.enable_progress_bar()
     try:
-        for limit in (capturing.ONE_THREAD_UP_TO_BYTES, 10):
+        usual = capturing.ONE_THREAD_UP_TO_BYTES
+        for limit in (usual, 10):
             monkeypatch.setattr(capturing, "ONE_THREAD_UP_TO_BYTES", limit)
             capture_reference(bundles.folder(NAME), tmp_path / "x.h5", verbose=False, new_tokens=1)
             assert torch.get_num_threads() == 2
             assert transformers.logging.get_verbosity() == transformers.logging.INFO
             assert transformers.logging.is_progress_bar_enabled()
-        assert set(used[:9]) == {1}
-        assert set(used[9:]) == {2}
+        assert used == {usual: {1}, 10: {2}}
     finally:
         torch.set_num_threads(1)
         transformers.logging.set_verbosity(level)
