@@ -15,9 +15,17 @@ from bezel.reference.judging import Bfloat16, Logits
 from bezel.reference.sampling import Kept
 
 KIND = "bezel.Reference"
-SCHEMA = 1
+SCHEMA = 2
+# In the order of a run, by how the names begin; other names of text have no beginning of their own.
+_PARTS = (("hook_tokens", "hook_embed"), ("vision_",), ("audio_",), ("",))
+_TEXT = len(_PARTS) - 1
 _FIRST_IN_BLOCK = next(i for i, row in enumerate(TABLE) if row.in_block)
-_RANK = {row.name: (i > _FIRST_IN_BLOCK and not row.in_block, i) for i, row in enumerate(TABLE)}
+_RANK = {row.name: i for i, row in enumerate(TABLE)}
+_BEHIND_ENCODERS = (
+    "vision_encoder.hook_pooled",
+    "vision_encoder.hook_out",
+    "audio_encoder.hook_out",
+)
 
 
 @dataclass
@@ -70,11 +78,16 @@ class Bundle:
 def forward_order(names: Iterator[str]) -> list[str]:
     """Hook names in the order in which a run computes them."""
 
-    def place(name: str) -> tuple[bool, int, int]:
-        if name.startswith("blocks."):
-            _, layer, row = name.split(".", 2)
-            return False, int(layer), _RANK[row][1]
-        is_behind, row_number = _RANK[name]
-        return is_behind, -1, row_number
+    def place(name: str) -> tuple[int, int, int, int]:
+        part = next(i for i, beginning in enumerate(_PARTS) if name.startswith(beginning))
+        _, is_in_block, row = name.partition("blocks.")
+        if is_in_block:
+            layer, _, row = row.partition(".")
+            return part, 1, int(layer), _RANK[row]
+        if part == _TEXT:
+            is_behind = _RANK[name] > _FIRST_IN_BLOCK
+        else:
+            is_behind = name in _BEHIND_ENCODERS or "projector" in name
+        return part, 2 if is_behind else 0, 0, _RANK[name]
 
     return sorted(names, key=place)

@@ -18,6 +18,7 @@ from bezel.reference.checkpoint import Checkpoint
 from bezel.reference.greedy import Ends, continue_greedily
 from bezel.reference.head import HEAD, Apart, Head, blocks_of
 from bezel.reference.layered import LayeredModel
+from bezel.reference.media_cases import make_media_cases
 from bezel.reference.models import Part, ReferenceModel, Stream, WholeModel
 from bezel.reference.sampling import Kept, Sample, keep_part
 
@@ -53,17 +54,17 @@ class Gatherer:
     def take(self, stored: Part, rounded: Part, bfloat16: Part) -> None:
         """The same part of the runs of stored weights, of rounded ones, and in bfloat16."""
         outcome = self.outcomes[stored.stream]
-        valid = outcome.case.valid
         if stored.block is not None:
             self._take_head(outcome, stored, rounded, bfloat16)
             return
+        masks = outcome.case.masks
         for name, value in stored.values.items():
             self._count(value.numel() * value.element_size())
-            kept = self.sample and keep_part(name, value, valid, self.sample)
+            kept = self.sample and keep_part(name, value, masks, self.sample)
             outcome.acts[name] = kept or Kept(value)
-        outcome.bfloat16.compare(bfloat16.values, rounded.values, valid)
+        outcome.bfloat16.compare(bfloat16.values, rounded.values, masks)
         if stored is not rounded:
-            outcome.bfloat16_stored.compare(bfloat16.values, stored.values, valid)
+            outcome.bfloat16_stored.compare(bfloat16.values, stored.values, masks)
 
     def _take_head(self, outcome: Outcome, stored: Part, rounded: Part, bfloat16: Part) -> None:
         block, case = stored.block, outcome.case
@@ -95,7 +96,7 @@ class Gatherer:
         self.sample = Sample()
         for earlier in self.outcomes:
             for key, kept in earlier.acts.items():
-                earlier.acts[key] = keep_part(key, kept.value, earlier.case.valid, self.sample)
+                earlier.acts[key] = keep_part(key, kept.value, earlier.case.masks, self.sample)
 
     def finished(self) -> dict[str, Outcome]:
         """By case, with names in forward order."""
@@ -124,7 +125,7 @@ class Runs:
 
     def values(self, cases: list[Case]) -> Iterator[tuple[Part, Part, Part]]:
         """The same values of the same case from all three, part by part."""
-        streams = [Stream(case.tokens, case.attention_mask, case.positions) for case in cases]
+        streams = [Stream.of(case) for case in cases]
         if self.rounded is None:
             for stored, narrow in zip(
                 self.stored.values(streams), self.bfloat16.values(streams), strict=True
@@ -143,7 +144,9 @@ def capture(folder: Path, options: Options) -> Bundle:
     layered = options.layer_by_layer
     if layered is None:
         layered = checkpoint.n_bytes > WHOLE_UP_TO_BYTES
-    cases = make_cases(checkpoint.config, load_tokenizer(folder), checkpoint.pad_id)
+    tokenizer = load_tokenizer(folder)
+    cases = make_cases(checkpoint.config, tokenizer, checkpoint.pad_id)
+    cases += make_media_cases(checkpoint.config, tokenizer, checkpoint.pad_id)
     n_parts = n_parts_of(cases, checkpoint, layered)
     gatherer = Gatherer(cases, options.sample, checkpoint.text["vocab_size"])
     n_threads = 1 if checkpoint.n_bytes <= ONE_THREAD_UP_TO_BYTES else torch.get_num_threads()

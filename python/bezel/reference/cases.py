@@ -1,17 +1,22 @@
-"""The inputs of a reference: token ids and masks, made from texts where the tokenizer can."""
+"""The inputs of a reference: token ids and masks, made from texts where the tokenizer can.
+
+Those with images, videos and sound stand in media_cases.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from bezel.reference.padding import Masks, masks_of_media
 from bezel.reference.prompts import LONG, PROMPTS, Prompt
 from bezel.reference.values import positions_from
 
+TEXT, IMAGES, SOUND = "P1", "P7", "P8"
 MAX_TOKENS = 48  # of all cases but the long one
 _BEYOND_WINDOW = 16  # tokens of the long case behind the first window
 _SHORT_TOKENS = 24  # of ids that stand in for a text
@@ -29,12 +34,17 @@ class Case:
         about: What it is.
         tokens: int64 [batch pos]; the pad id at padding.
         attention_mask: int64 [batch pos]; 1 where a token is.
+        phase: The phase of verification that reads it: "P1" of text, "P7" of images and videos,
+            "P8" of sound.
+        media: Forward arguments beside them, in transformers' names.
     """
 
     name: str
     about: str
     tokens: torch.Tensor
     attention_mask: torch.Tensor
+    phase: str = TEXT
+    media: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -50,7 +60,12 @@ class Case:
         """The same rows with their padding on the left, as a generation takes them."""
         order = self.attention_mask.sort(dim=1, stable=True).indices
         tokens, mask = (x.gather(1, order) for x in (self.tokens, self.attention_mask))
-        return Case(self.name, self.about, tokens, mask)
+        return replace(self, tokens=tokens, attention_mask=mask)
+
+    @property
+    def masks(self) -> Masks:
+        """Where something is, along each axis that can have padding."""
+        return {"pos": self.valid} | masks_of_media(self.media)
 
 
 def make_cases(config: Mapping[str, Any], tokenizer: Any | None, pad: int) -> list[Case]:
@@ -69,15 +84,14 @@ def make_cases(config: Mapping[str, Any], tokenizer: Any | None, pad: int) -> li
     first = encoder.encode(LONG, n_long)
     ids["long"] = (first + first[1:] * n_long)[:n_long]
     abouts["long"] = f"{LONG.about} of {window} tokens"
-    cases = [_case(name, abouts[name], [row], pad) for name, row in ids.items()]
+    cases = [case_of(name, abouts[name], [row], pad) for name, row in ids.items()]
     rows = [(ids[name] * n)[:n] for name, n in _PADDED_ROWS]
-    left = _case("padded_left", "three rows of different lengths, padded on the left", rows, pad)
-    right = Case(
-        "padded_right",
-        "the same rows, padded on the right",
-        *(torch.stack([x.roll(-int(n)) for x, n in zip(part, _n_padding(left), strict=True)])
-          for part in (left.tokens, left.attention_mask)),
-    )  # fmt: skip
+    left = case_of("padded_left", "three rows of different lengths, padded on the left", rows, pad)
+    shifted = [
+        torch.stack([row.roll(-int(n)) for row, n in zip(part, _n_padding(left), strict=True)])
+        for part in (left.tokens, left.attention_mask)
+    ]
+    right = Case("padded_right", "the same rows, padded on the right", shifted[0], shifted[1])
     return [*cases, left, right]
 
 
@@ -85,12 +99,20 @@ def _n_padding(case: Case) -> torch.Tensor:
     return (case.attention_mask == 0).sum(1)
 
 
-def _case(name: str, about: str, rows: list[list[int]], pad: int) -> Case:
+def case_of(name: str, about: str, rows: list[list[int]], pad: int) -> Case:
     """Rows that end together."""
     length = max(map(len, rows))
     tokens = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     return Case(name, about, tokens, mask)
+
+
+def ordinary_ids(config: Mapping[str, Any], tokenizer: Any | None) -> list[int]:
+    """The ids that mean nothing special."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    specials = set(range(_FIRST_ORDINARY_ID)) | set(_special_ids(config))
+    specials |= set(_special_ids(text)) | set(getattr(tokenizer, "all_special_ids", ()))
+    return [i for i in range(int(text["vocab_size"])) if i not in specials]
 
 
 class _Encoder:
@@ -101,9 +123,7 @@ class _Encoder:
         self.tokenizer = tokenizer
         self.vocab = int(self.text["vocab_size"])
         self.max_positions = int(self.text.get("max_position_embeddings") or 1 << 30)
-        specials = set(range(_FIRST_ORDINARY_ID)) | set(_special_ids(config))
-        specials |= set(_special_ids(self.text)) | set(getattr(tokenizer, "all_special_ids", ()))
-        self.ordinary = [i for i in range(self.vocab) if i not in specials]
+        self.ordinary = ordinary_ids(config, tokenizer)
         bos = self.text.get("bos_token_id", config.get("bos_token_id"))
         self.bos = [bos] if isinstance(bos, int) and bos < self.vocab else []
 
@@ -156,8 +176,8 @@ class _Encoder:
 
 def _special_ids(config: Mapping[str, Any]) -> list[int]:
     found: list[int] = []
-    for field, value in config.items():
-        if field.endswith(_SPECIAL_FIELDS):
+    for key, value in config.items():
+        if key.endswith(_SPECIAL_FIELDS):
             values = value if isinstance(value, list) else [value]
             found += [i for i in values if isinstance(i, int)]
     return found

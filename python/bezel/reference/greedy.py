@@ -60,7 +60,7 @@ class _Rows:
         self.result = Greedy(
             torch.full((batch, n_new), ends.pad_id), torch.zeros(batch, n_new, dtype=torch.float32)
         )
-        self.stream = Stream(case.tokens, case.attention_mask, case.positions, model.new_cache())
+        self.stream = Stream.of(case, model.new_cache())
 
     def take(self, step: int, logits: torch.Tensor) -> None:
         """The next token of each open row; logits [batch d_vocab]."""
@@ -74,5 +74,5 @@ class _Rows:
             chosen[:, None],
             torch.cat([before.attention_mask, torch.ones_like(chosen)[:, None]], dim=1),
             before.positions[:, -1:] + 1,
-            before.cache,
+            cache=before.cache,
         )

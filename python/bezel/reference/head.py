@@ -11,8 +11,9 @@ import torch
 
 from bezel.reference.cases import Case
 from bezel.reference.judging import Bfloat16, Logits
+from bezel.reference.padding import hidden_in, without
 from bezel.reference.recorder import Values
-from bezel.reference.sampling import Kept, Sample, hidden_in, norm_of, spread, without
+from bezel.reference.sampling import Kept, Sample, norm_of, spread
 
 HEAD = ("hook_unembed", "hook_logits")
 TOP = 64
@@ -68,7 +69,7 @@ class Apart:
     def take(self, got: Values, want: Values, valid: torch.Tensor) -> None:
         """A block [batch pos d_vocab] of both runs; valid [batch pos]."""
         for name in HEAD:
-            hidden = hidden_in(name, want[name], valid)
+            hidden = hidden_in(name, want[name], {"pos": valid})
             self.gaps[name].append(norm_of(without(got[name] - want[name], hidden)))
             self.sizes[name].append(norm_of(without(want[name], hidden)))
         rows = valid.flatten().nonzero().flatten()
@@ -124,7 +125,7 @@ class Head:
             self.parts[name].append(value)
             return
         part = value.index_select(1, block.of(self.positions)).index_select(2, self.dims)
-        seen = without(value, hidden_in(name, value, self.case.valid[:, block.places]))
+        seen = without(value, hidden_in(name, value, {"pos": self.case.valid[:, block.places]}))
         self.parts[name].append(part)
         self.norms[name].append(norm_of(seen))
         self.sums[name].append(float(seen.sum(dtype=torch.float64)))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from bezel.reference.padding import Masks, hidden_in, wanted_axes, without
 from bezel.reference.recorder import Values
-from bezel.reference.sampling import hidden_in, norm_of, wanted_axes, without
+from bezel.reference.sampling import norm_of
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,16 @@ class Bfloat16:
     logits_kl: float = 0.0
     top1: float = 0.0
 
-    def compare(self, got: Values, want: Values, valid: torch.Tensor) -> None:
+    def compare(self, got: Values, want: Values, masks: Masks) -> None:
         """Adds some values of the two runs; head.Apart has those of the head."""
         for name, value in want.items():
             if value.is_floating_point():
-                self.relative_rms[name] = _relative_rms(name, got, want, valid)
+                self.relative_rms[name] = _relative_rms(name, got, want, masks)
 
 
-def _relative_rms(name: str, got: Values, want: Values, valid: torch.Tensor) -> float:
+def _relative_rms(name: str, got: Values, want: Values, masks: Masks) -> float:
     theirs = want[name]
-    hidden = hidden_in(name, theirs, valid)
+    hidden = hidden_in(name, theirs, masks)
     axes = wanted_axes(name)
     if "k" in axes:
         choice = f"{name.rpartition('.moe.')[0]}.moe.hook_expert_indices"

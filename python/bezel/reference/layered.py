@@ -7,6 +7,7 @@ the layers is written after `Gemma4TextModel.forward`; tests hold it to the same
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import sys
@@ -21,8 +22,11 @@ from torch import nn
 from bezel.errors import ModelMismatchError
 from bezel.reference.checkpoint import DTYPES, Checkpoint
 from bezel.reference.head import Block, blocks_of, rows_at_once
-from bezel.reference.models import ATTENTION, Part, Stream, architecture_of
+from bezel.reference.layered_media import begin_with_media, encoders_in_memory
+from bezel.reference.media import completed_tower_values
+from bezel.reference.models import Part, Stream, architecture_of, implementations
 from bezel.reference.recorder import Recorder, Values, text_model_of
+from bezel.reference.towers import MediaRecorder
 from bezel.reference.values import complete_layer
 
 _HEAD_ROWS_AT_ONCE = 16384
@@ -45,6 +49,15 @@ class _Rows(nn.Module):
         few.load_state_dict({"weight": rows}, assign=True)
         found: torch.Tensor = few(places)
         return found
+
+    @property
+    def weight(self) -> _Rows:
+        """Stands for the tensor where a row of it is looked up."""
+        return self
+
+    def __getitem__(self, at: tuple[int, slice]) -> torch.Tensor:
+        row, columns = at
+        return self.model.tensor(self.name, [row])[0, columns]
 
 
 @dataclass
@@ -73,7 +86,7 @@ class LayeredModel:
         kind = architecture_of(checkpoint)
         config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
         with torch.device("meta"):
-            self.model = kind._from_config(config, **ATTENTION).eval()
+            self.model = kind._from_config(config, **implementations(checkpoint)).eval()
         self.text: Any = text_model_of(self.model)
         self.config = self.text.config
         is_wrapped = self.text is not self.model.model
@@ -81,6 +94,7 @@ class LayeredModel:
         self.media_ids = [i for field in fields if (i := getattr(config, field, None)) is not None]
         self.modeling = sys.modules[type(self.text).__module__]
         self.prefix = checkpoint.text_prefix()
+        self.stored = self._stored_names()
         self._load_ends()
 
     def _load_ends(self) -> None:
@@ -100,6 +114,18 @@ class LayeredModel:
         tied = tied or self.checkpoint.config.get("tie_word_embeddings", True)
         self.head = f"{self.prefix}embed_tokens.weight" if tied else "lm_head.weight"
 
+    def _stored_names(self) -> dict[str, str]:
+        """What the checkpoint calls the tensors of the model."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        renamings = [
+            change
+            for change in get_model_conversion_mapping(self.model)
+            if isinstance(change, WeightRenaming)
+        ]
+        return {rename_source_key(name, renamings, [])[0]: name for name in self.checkpoint.tensors}
+
     def tensor(self, name: str, rows: slice | list[int] | None = None) -> torch.Tensor:
         """A tensor of the checkpoint, or rows of it, in this model's dtype."""
         value = self.checkpoint.read(name, rows)
@@ -111,13 +137,14 @@ class LayeredModel:
         """Gives a module its tensors. Raises ModelMismatchError for those that are missing."""
         state = {}
         for name, like in module.state_dict().items():
-            stored = self.checkpoint.wanted(prefix + name)
+            full = self.stored.get(prefix + name, prefix + name)
+            stored = self.checkpoint.wanted(full)
             if stored.shape != tuple(like.shape) or stored.dtype not in DTYPES:
                 raise ModelMismatchError(
-                    f"{stored.file}: {prefix}{name} is {stored.dtype} {list(stored.shape)}; "
+                    f"{stored.file}: {full} is {stored.dtype} {list(stored.shape)}; "
                     f"wanted floats {list(like.shape)}"
                 )
-            state[name] = self.tensor(prefix + name)
+            state[name] = self.tensor(full)
         module.load_state_dict(state, assign=True)
 
     def _layer(self, i: int) -> Any:
@@ -128,15 +155,15 @@ class LayeredModel:
     @torch.no_grad()
     def values(self, streams: list[Stream]) -> Iterator[Part]:
         """All streams through one part of the model, then through the next."""
-        recorders = [Recorder(self.model, *stream.tokens.shape) for stream in streams]
+        recorders = [
+            (MediaRecorder if stream.media else Recorder)(self.model, *stream.tokens.shape)
+            for stream in streams
+        ]
         passages = []
-        for k, (stream, recorder) in enumerate(zip(streams, recorders, strict=True)):
-            with recorder.attached(recorder.watch_embeddings):
-                passages.append(self._begin(stream))
-            recorder.values["hook_tokens"] = stream.tokens.clone()
-            if (ple := passages[-1].ple) is not None:
-                recorder.put("ple.hook_inputs", ple)
-            yield Part(k, self._taken(recorder))
+        with self._encoders(streams):
+            for k, (stream, recorder) in enumerate(zip(streams, recorders, strict=True)):
+                passages.append(self._begin_watched(stream, recorder))
+                yield Part(k, self._taken(recorder))
         for i in range(len(self.text.layers)):
             layer = self._layer(i)
             for k, (passage, recorder) in enumerate(zip(passages, recorders, strict=True)):
@@ -169,7 +196,8 @@ class LayeredModel:
     @torch.no_grad()
     def next_logits(self, streams: list[Stream]) -> list[torch.Tensor]:
         """Runs all streams with their caches, which grow."""
-        passages = [self._begin(stream) for stream in streams]
+        with self._encoders(streams):
+            passages = [self._begin(stream) for stream in streams]
         for i in range(len(self.text.layers)):
             layer = self._layer(i)
             for passage in passages:
@@ -184,8 +212,37 @@ class LayeredModel:
 
         return DynamicCache(config=self.config)
 
+    def _encoders(self, streams: list[Stream]) -> contextlib.AbstractContextManager[None]:
+        if not any(stream.media for stream in streams):
+            return contextlib.nullcontext()
+        return encoders_in_memory(self.model, self._load, self.dtype)
+
+    def _begin_watched(self, stream: Stream, recorder: Recorder) -> _Passage:
+        """Everything up to the first layer, and its values."""
+        parts = [recorder.watch_embeddings]
+        if isinstance(recorder, MediaRecorder):
+            parts.append(recorder.watch_encoders)
+        with recorder.attached(*parts):
+            passage = self._begin(stream)
+        if isinstance(recorder, MediaRecorder):
+            recorder.values |= completed_tower_values(recorder)
+        recorder.values["hook_tokens"] = stream.tokens.clone()
+        if passage.ple is not None:
+            recorder.put("ple.hook_inputs", passage.ple)
+        return passage
+
+    def _begin_with_media(self, stream: Stream) -> _Passage:
+        """By transformers' own forward."""
+        inputs = stream.inputs(self.device)
+        hidden, ple, masks = begin_with_media(self.model, inputs, stream.cache)
+        if ple is not None:
+            ple = self.text.project_per_layer_inputs(hidden, ple)
+        return self._passage(stream, hidden, ple, masks)
+
     def _begin(self, stream: Stream) -> _Passage:
         """Embeddings, per-layer inputs, masks and rotations."""
+        if stream.media:
+            return self._begin_with_media(stream)
         text = self.text
         tokens, mask, positions = (
             x.to(self.device) for x in (stream.tokens, stream.attention_mask, stream.positions)
@@ -207,8 +264,16 @@ class LayeredModel:
             "full_attention": self.modeling.create_causal_mask(**wanted),
             "sliding_attention": self.modeling.create_sliding_window_causal_mask(**wanted),
         }
+        return self._passage(stream, embeds, ple, masks)
+
+    def _passage(
+        self, stream: Stream, embeds: torch.Tensor, ple: torch.Tensor | None,
+        masks: dict[str, torch.Tensor],
+    ) -> _Passage:  # fmt: skip
+        positions = stream.positions.to(self.device)
         rotations = {
-            kind: text.rotary_emb(embeds, positions, kind) for kind in set(self.config.layer_types)
+            kind: self.text.rotary_emb(embeds, positions, kind)
+            for kind in set(self.config.layer_types)
         }
         arguments = {
             "shared_kv_states": UserDict(),

@@ -38,7 +38,12 @@ def capture_media(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Value
 def record_media(recorder: MediaRecorder, inputs: Mapping[str, torch.Tensor]) -> Values:
     """`capture_media` with a recorder of the caller's."""
     values = record(recorder, **reference_arguments(recorder.model, inputs))
-    values |= recorder.tower_values()
+    return values | completed_tower_values(recorder)
+
+
+def completed_tower_values(recorder: MediaRecorder) -> Values:
+    """What a recorder saw in towers and projectors, and what the reference never makes there."""
+    values = recorder.tower_values()
     if "vision_encoder.hook_out" in values:
         for i, layer in enumerate(recorder.model.model.vision_tower.encoder.layers):
             complete_vision_block(values, f"vision_encoder.blocks.{i}.", layer.self_attn.o_proj)

@@ -6,7 +6,7 @@ embeddings of the tokens at hand, and of a part of the head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -14,12 +14,15 @@ import torch
 from torch import nn
 
 from bezel.errors import ModelMismatchError, UnsupportedError
+from bezel.reference.cases import Case
 from bezel.reference.checkpoint import Checkpoint
 from bezel.reference.head import HEAD, Block, blocks_of
+from bezel.reference.media import capture_media, reference_arguments
 from bezel.reference.recorder import Values
 from bezel.reference.values import capture
 
-ATTENTION = {"attn_implementation": "eager", "experts_implementation": "eager"}
+# What shows scores and patterns; the audio encoder reads the masks of "eager" inverted.
+_ATTENTION = {"": "eager", "text_config": "eager", "vision_config": "eager", "audio_config": "sdpa"}
 
 
 @dataclass
@@ -30,13 +33,30 @@ class Stream:
         tokens: int64 [batch pos]; in later steps of a generation [batch 1].
         attention_mask: [batch pos], or of all positions so far.
         positions: Of the tokens, as they are.
+        media: Forward arguments of the first step, in transformers' names.
         cache: transformers' keys and values of the tokens so far; None outside a generation.
     """
 
     tokens: torch.Tensor
     attention_mask: torch.Tensor
     positions: torch.Tensor
+    media: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     cache: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, case: Case, cache: Any = None) -> Stream:
+        """A whole case."""
+        return cls(case.tokens, case.attention_mask, case.positions, case.media, cache)
+
+    def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """As transformers' forward takes them."""
+        given = {
+            "input_ids": self.tokens,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.positions,
+            **self.media,
+        }
+        return {key: value.to(device) for key, value in given.items()}
 
 
 class Part(NamedTuple):
@@ -80,6 +100,14 @@ def architecture_of(checkpoint: Checkpoint) -> Any:
     return getattr(transformers, names[0])
 
 
+def implementations(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Arguments of transformers' constructors: of which code attention and experts are."""
+    parts = {
+        part: kind for part, kind in _ATTENTION.items() if not part or checkpoint.config.get(part)
+    }
+    return {"attn_implementation": parts, "experts_implementation": "eager"}
+
+
 class WholeModel:
     """All weights in memory; transformers runs the model."""
 
@@ -89,7 +117,7 @@ class WholeModel:
         """`rounded` rounds the weights to bfloat16 before they become `dtype`."""
         model, report = architecture_of(checkpoint).from_pretrained(
             checkpoint.folder, dtype=dtype, output_loading_info=True, local_files_only=True,
-            ignore_mismatched_sizes=True, **ATTENTION,
+            ignore_mismatched_sizes=True, **implementations(checkpoint),
         )  # fmt: skip
         if missing := sorted(report["missing_keys"]):
             raise ModelMismatchError(f"{checkpoint.folder}: tensors are missing: {missing[:5]}")
@@ -106,8 +134,10 @@ class WholeModel:
     def values(self, streams: list[Stream]) -> Iterator[Part]:
         """Everything of one stream, then of the next."""
         for i, stream in enumerate(streams):
-            where = (stream.tokens, stream.attention_mask, stream.positions)
-            found = capture(self.model, *(x.to(self.device) for x in where))
+            inputs = stream.inputs(self.device)
+            found = (
+                capture_media(self.model, inputs) if stream.media else capture(self.model, **inputs)
+            )
             head = {name: found.pop(name) for name in HEAD}
             yield Part(i, {name: value.cpu() for name, value in found.items()})
             del found
@@ -120,9 +150,7 @@ class WholeModel:
         """Runs each stream with its cache, which grows."""
         return [
             self.model(
-                input_ids=stream.tokens.to(self.device),
-                attention_mask=stream.attention_mask.to(self.device),
-                position_ids=stream.positions.to(self.device),
+                **next_arguments(self.model, stream, self.device),
                 past_key_values=stream.cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -135,6 +163,12 @@ class WholeModel:
         from transformers import DynamicCache
 
         return DynamicCache(config=self.model.config.get_text_config())
+
+
+def next_arguments(model: Any, stream: Stream, device: torch.device) -> dict[str, Any]:
+    """Of a step of a generation: media stand in its first."""
+    inputs = stream.inputs(device)
+    return reference_arguments(model, inputs) if stream.media else inputs
 
 
 @torch.no_grad()

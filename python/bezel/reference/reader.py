@@ -19,6 +19,7 @@ from bezel.reference.checkpoint import Fingerprint
 from bezel.reference.greedy import Greedy
 from bezel.reference.judging import Bfloat16, Logits
 from bezel.reference.sampling import QUERY_AXES, Kept
+from bezel.reference.writer import MEDIA_AXES
 from bezel.sealed_reader import opened, read_tensor, text_of
 
 _REMEDY = "Capture the reference again"
@@ -143,7 +144,14 @@ def _outcome(source: _Source, name: str, group: Any) -> Outcome:
     greedy = group["greedy"]
     new = source.take(greedy, "tokens", (batch, None))
     return Outcome(
-        Case(name, text_of(group.attrs["about"]), tokens, mask),
+        Case(
+            name,
+            text_of(group.attrs["about"]),
+            tokens,
+            mask,
+            text_of(group.attrs["phase"]),
+            _media(source, group["media"]),
+        ),
         {key: source.act(group["acts"], key, batch, length) for key in group["acts"]},
         Logits(
             source.take(logits, "top_ids", (batch, length, n_top)),
@@ -158,6 +166,19 @@ def _outcome(source: _Source, name: str, group: Any) -> Outcome:
         _bfloat16(source, group["bfloat16"]["stored"]),
         Greedy(new, source.take(greedy, "gap", tuple(new.shape))),
     )
+
+
+def _media(source: _Source, group: Any) -> dict[str, torch.Tensor]:
+    found = {}
+    for name in group:
+        if name not in MEDIA_AXES:
+            raise StoreError(
+                f'{source.path}: "{group.name}/{name}" is no argument of a run; wanted one of '
+                f"{', '.join(MEDIA_AXES)}"
+            )
+        value = source.take(group, name, (None,) * len(MEDIA_AXES[name].split()))
+        found[name] = value.bool() if name.endswith("mask") else value
+    return found
 
 
 def _bfloat16(source: _Source, group: Any) -> Bfloat16:

@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from bezel.cache_values import axes_of
 from bezel.errors import ArgumentError
+from bezel.reference.padding import Masks, hidden_in, wanted_axes, without
 
-QUERY_AXES = ("pos", "q_pos")
-POSITION_AXES = (*QUERY_AXES, "k_pos")
+# Of which a sample keeps some places; a value has one of them.
+QUERY_AXES = (
+    "pos", "q_pos", "patch", "q_patch", "soft", "mel_frame", "half_frame", "frame", "chunk",
+)  # fmt: skip
+_KEY_AXES = ("k_pos", "k_patch", "k_frame")
 _WIDE = torch.float64
 
 
@@ -19,8 +22,8 @@ class Sample(NamedTuple):
     """How much of a value to keep.
 
     Attributes:
-        positions: So many along `pos` or `q_pos`, the first and the last among them; never along
-            `k_pos`.
+        positions: So many along one of QUERY_AXES, the first and the last among them; never along
+            `k_pos`, `k_patch` or `k_frame`.
         dims: So many along the last axis, where that is no axis of positions.
     """
 
@@ -34,7 +37,7 @@ class Kept:
 
     Attributes:
         value: All of it, or the part.
-        positions: Of a part: indices of positions kept along pos or q_pos; None of a whole.
+        positions: Of a part: indices of positions kept along one of QUERY_AXES; None of a whole.
         dims: Of a part: indices kept along the last axis; None of a whole.
         norm: Of a part: the root of the sum of squares of the whole, over valid positions and, of
             scores, where attention can go.
@@ -68,22 +71,21 @@ def spread(n: int, size: int) -> torch.Tensor:
     return torch.tensor([i * (size - 1) // (n - 1) for i in range(n)])
 
 
-def keep_part(name: str, value: torch.Tensor, valid: torch.Tensor, sample: Sample) -> Kept:
-    """The part of a whole value that a sample keeps; valid [batch pos] bool."""
-    part, axes = value, wanted_axes(name)
-    positions = spread(sample.positions, valid.shape[1])
+def keep_part(name: str, value: torch.Tensor, masks: Masks, sample: Sample) -> Kept:
+    """The part of a whole value that a sample keeps; masks: where something is."""
+    axes = wanted_axes(name)
+    dim = next(i for i, axis in enumerate(axes) if axis in QUERY_AXES)
+    positions = spread(sample.positions, value.shape[dim])
+    part = value.index_select(dim, positions)
     dims = torch.arange(value.shape[-1])
-    for dim, axis in enumerate(axes):
-        if axis in QUERY_AXES:
-            part = part.index_select(dim, positions)
-    if axes[-1] not in POSITION_AXES:
+    if axes[-1] not in (*QUERY_AXES, *_KEY_AXES):
         dims = spread(sample.dims, value.shape[-1])
         part = part.index_select(-1, dims)
     elif axes[-1] in QUERY_AXES:
         dims = positions
     if part.shape == value.shape:
         return Kept(value)
-    seen = without(value, hidden_in(name, value, valid))
+    seen = without(value, hidden_in(name, value, masks))
     return Kept(part.contiguous(), positions, dims, norm_of(seen), float(seen.sum(dtype=_WIDE)))
 
 
@@ -91,32 +93,3 @@ def norm_of(value: torch.Tensor) -> float:
     """The root of the sum of squares, summed in float64."""
     wide = value if value.is_floating_point() else value.to(_WIDE)
     return float(torch.linalg.vector_norm(wide, dtype=_WIDE))
-
-
-def wanted_axes(name: str) -> tuple[str, ...]:
-    """The axis words of a name of the table."""
-    axes = axes_of(name)
-    if axes is None:
-        raise AssertionError(f"{name} is not in the table")
-    return axes
-
-
-def hidden_in(name: str, value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor | None:
-    """True at padding and, of scores, where no attention can go; None where nothing is hidden."""
-    hidden = None
-    if not valid.all():
-        hidden = torch.zeros(value.shape, dtype=torch.bool)
-        for dim, axis in enumerate(wanted_axes(name)):
-            if axis in POSITION_AXES:
-                shape = [1] * value.ndim
-                shape[0], shape[dim] = valid.shape
-                hidden |= ~valid.reshape(shape)
-    if name.endswith("attn.hook_attn_scores"):
-        lowest = value == torch.finfo(value.dtype).min
-        hidden = lowest if hidden is None else hidden | lowest
-    return hidden
-
-
-def without(value: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
-    """The value with zeros where it is hidden."""
-    return value if hidden is None else value.masked_fill(hidden, 0)

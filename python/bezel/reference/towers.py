@@ -50,6 +50,10 @@ class MediaRecorder(Recorder):
     def watch_model(self) -> None:
         """Watches the text model, the towers and the projectors."""
         super().watch_model()
+        self.watch_encoders()
+
+    def watch_encoders(self) -> None:
+        """Watches the towers and the projectors."""
         inner = self.model.model
         for name in ("vision", "audio"):
             if getattr(inner, f"embed_{name}", None) is None:

@@ -4,8 +4,10 @@ In it:
     /meta              attributes kind, schema, bezel, versions (JSON), dtype, device, config,
                        generation_config; texts are bytes of fixed length
     /weights           name, hash (XXH3-64 of the stored bytes), dtype, shape; sorted by name
-    /cases/<case>      attributes about, required
+    /cases/<case>      attributes about, required, phase (P1, P7 or P8: who reads it)
       tokens, attention_mask       int64 [batch pos]
+      media/<argument>             of transformers' forward, in its axes
+      valid/<axis>                 int64 [image patch], [audio frame] …; 0 at padding
       acts/<hook name>             float32 or int64; of a part, attributes positions, dims (indices
                                    kept), norm and sum (of the whole; see sampling.Kept)
       logits/                      top_ids, top_values [batch pos rank], log_sum_exp [batch pos],
@@ -19,6 +21,7 @@ In it:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,22 @@ import xxhash
 
 from bezel import _C, sealed_file
 from bezel.reference.bundle import KIND, SCHEMA, Bundle, Outcome
+from bezel.reference.cases import Case
 from bezel.reference.checkpoint import Fingerprint
 from bezel.reference.judging import Bfloat16
-from bezel.reference.sampling import Kept, wanted_axes
+from bezel.reference.padding import wanted_axes
+from bezel.reference.sampling import Kept
 from bezel.sealed_file import Places
 
 _TEXT = h5py.string_dtype()
+MEDIA_AXES = {
+    "pixel_values": "image patch d_patch",
+    "image_position_ids": "image patch column_row",
+    "pixel_values_videos": "video frame patch d_patch",
+    "video_position_ids": "video frame patch column_row",
+    "input_features": "audio mel_frame mel",
+    "input_features_mask": "audio mel_frame",
+}
 
 
 def write(path: Path, bundle: Bundle) -> None:
@@ -80,6 +93,7 @@ def _case(group: Any, outcome: Outcome, places: Places) -> None:
     assert outcome.logits is not None
     assert outcome.greedy is not None
     _put_text(group.attrs, "about", outcome.case.about)
+    _put_text(group.attrs, "phase", outcome.case.phase)
     group.attrs["required"] = np.int8(1)
 
     def put(at: Any, name: str, value: torch.Tensor, axes: str) -> None:
@@ -89,6 +103,7 @@ def _case(group: Any, outcome: Outcome, places: Places) -> None:
 
     put(group, "tokens", outcome.case.tokens, "batch pos")
     put(group, "attention_mask", outcome.case.attention_mask, "batch pos")
+    _media(outcome.case, group.create_group("media"), group.create_group("valid"), put)
     _acts(group.create_group("acts", track_order=True), outcome.acts, places)
     logits, found = group.create_group("logits"), outcome.logits
     put(logits, "top_ids", found.top_ids, "batch pos rank")
@@ -104,6 +119,14 @@ def _case(group: Any, outcome: Outcome, places: Places) -> None:
     greedy = group.create_group("greedy")
     put(greedy, "tokens", outcome.greedy.tokens, "batch new")
     put(greedy, "gap", outcome.greedy.gap, "batch new")
+
+
+def _media(case: Case, media: Any, valid: Any, put: Callable[..., None]) -> None:
+    for name, value in case.media.items():
+        put(media, name, value.long() if value.dtype == torch.bool else value, MEDIA_AXES[name])
+    for axis, mask in case.masks.items():
+        if axis != "pos":  # attention_mask
+            put(valid, axis, mask.long(), f"{'image' if axis == 'patch' else 'audio'} {axis}")
 
 
 def _acts(group: Any, acts: dict[str, Kept], places: Places) -> None:
