@@ -7,7 +7,7 @@ namespace bezel::verify {
 namespace {
 
 constexpr std::string_view kKind = "bezel.Reference";
-constexpr std::int64_t kSchema = 1;
+constexpr std::int64_t kSchema = 2;
 
 // The seal first: HDF5's own reader is given only what was sealed.
 std::filesystem::path sealed(const std::filesystem::path& path) {
@@ -55,6 +55,14 @@ std::vector<ReferenceWeight> Bundle::weights() const {
   return weights;
 }
 
+std::vector<std::string> Bundle::cases(std::string_view phase) const {
+  std::vector<std::string> found;
+  for (const std::string& name : file_.members("/cases")) {
+    if (file_.text_attribute("/cases/" + name, "phase") == phase) found.push_back(name);
+  }
+  return found;
+}
+
 std::string Bundle::about(const std::string& input) const {
   return file_.text_attribute("/cases/" + input, "about");
 }
@@ -65,6 +73,27 @@ xt::xarray<std::int64_t> Bundle::tokens(const std::string& input) const {
 
 xt::xarray<std::int64_t> Bundle::mask(const std::string& input) const {
   return file_.read<std::int64_t>(at(input, "attention_mask"));
+}
+
+ReferenceMedia Bundle::media(const std::string& input) const {
+  ReferenceMedia found;
+  for (const std::string& name : file_.members(at(input, "media"))) {
+    const auto place = at(input, "media/" + name);
+    if (file_.is_integer(place)) {
+      found.integers[name] = file_.read<std::int64_t>(place);
+    } else {
+      found.numbers[name] = file_.read<float>(place);
+    }
+  }
+  return found;
+}
+
+NamedIntegers Bundle::valid(const std::string& input) const {
+  NamedIntegers found;
+  for (const std::string& axis : file_.members(at(input, "valid"))) {
+    found[axis] = file_.read<std::int64_t>(at(input, "valid/" + axis));
+  }
+  return found;
 }
 
 std::vector<std::string> Bundle::names(const std::string& input) const {

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 #include <xtensor/xarray.hpp>
 
@@ -13,9 +15,18 @@
 
 namespace bezel::verify {
 
+/// Whole numbers by a word: of an argument, of an axis.
+using NamedIntegers = std::map<std::string, xt::xarray<std::int64_t>>;
+
+/// Images, videos and sound of one case, by the arguments of a run.
+struct ReferenceMedia {
+  std::map<std::string, xt::xarray<float>> numbers;
+  NamedIntegers integers;  // places of patches, and what is padding of sound
+};
+
 /// The part of a large value that a bundle keeps, with a fingerprint of the whole.
 struct Sample {
-  std::vector<std::int64_t> positions;  // kept of the axes pos and q_pos
+  std::vector<std::int64_t> positions;  // kept of pos, q_pos, patch, q_patch, frame, chunk …
   std::vector<std::int64_t> dims;       // kept of the last axis
   double norm = 0, sum = 0;             // of the whole value: root of the sum of squares, and sum
 };
@@ -70,12 +81,15 @@ class Bundle {
   std::string versions() const { return file_.text_attribute("/meta", "versions"); }
   std::vector<ReferenceWeight> weights() const;
 
-  /// The inputs, in the order in which they were run.
-  std::vector<std::string> cases() const { return file_.members("/cases"); }
+  /// The inputs that a phase reads, in the order in which they were run: text is P1's.
+  std::vector<std::string> cases(std::string_view phase = "P1") const;
   std::string about(const std::string& input) const;
   xt::xarray<std::int64_t> tokens(const std::string& input) const;  // [batch pos]
   xt::xarray<std::int64_t> mask(const std::string& input) const;    // [batch pos], 0 at padding
-  std::vector<std::string> names(const std::string& input) const;   // of its values
+  ReferenceMedia media(const std::string& input) const;
+  /// Beside the mask: by axis [image patch], [audio frame] …, 0 at padding.
+  NamedIntegers valid(const std::string& input) const;
+  std::vector<std::string> names(const std::string& input) const;  // of its values
   ReferenceValue value(const std::string& input, const std::string& name) const;
   ReferenceLogits logits(const std::string& input) const;
   double loss(const std::string& input) const;

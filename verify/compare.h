@@ -10,7 +10,7 @@
 namespace bezel::verify {
 
 /// Scores that a mask hides hold the lowest number of their type: below this.
-inline constexpr float kHidden = -1e30F;
+inline constexpr float kHidden = -1e8F;
 
 struct Comparison {
   double max_abs = 0;       // of finite differences

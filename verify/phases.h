@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -24,24 +25,35 @@ void paths_agree(const Subject& subject, Phase& phase);
 /// P6: the same of the gradients.
 void gradients_agree(const Subject& subject, Phase& phase);
 
+/// P7: names of images and videos, where they stand in the text, and what follows them.
+void images_and_videos(const Subject& subject, Phase& phase);
+/// P8: the same of sound.
+void sound(const Subject& subject, Phase& phase);
+
 /// Says what is being done, and may throw to stop.
 void announce(const Subject& subject, const std::string& what);
 /// The same with the check's name; then the phase has it.
 void add(const Subject& subject, Phase& phase, Check check);
 
+/// What of a model a phase looks at; the others are not loaded for it.
+enum class Looks : std::uint8_t { kAtText, kAtImages, kAtSound };
+
 struct PhaseEntry {
   std::string_view id, title;
+  Looks looks;
   bool needs_reference;
   void (*run)(const Subject& subject, Phase& phase);  // adds its checks as they are done
 };
 
 inline constexpr std::array kPhases = {
-    PhaseEntry{"P1", "forward parity", true, &forward_parity},
-    PhaseEntry{"P2", "hooks", false, &hooks_hold},
-    PhaseEntry{"P3", "weights", false, &weights},
-    PhaseEntry{"P4", "generation", false, &generation},
-    PhaseEntry{"P5", "open against fused: forward", false, &paths_agree},
-    PhaseEntry{"P6", "open against fused: gradients", false, &gradients_agree},
+    PhaseEntry{"P1", "forward parity", Looks::kAtText, true, &forward_parity},
+    PhaseEntry{"P2", "hooks", Looks::kAtText, false, &hooks_hold},
+    PhaseEntry{"P3", "weights", Looks::kAtText, false, &weights},
+    PhaseEntry{"P4", "generation", Looks::kAtText, false, &generation},
+    PhaseEntry{"P5", "open against fused: forward", Looks::kAtText, false, &paths_agree},
+    PhaseEntry{"P6", "open against fused: gradients", Looks::kAtText, false, &gradients_agree},
+    PhaseEntry{"P7", "images and videos", Looks::kAtImages, true, &images_and_videos},
+    PhaseEntry{"P8", "sound", Looks::kAtSound, true, &sound},
 };
 
 }  // namespace bezel::verify

@@ -19,12 +19,15 @@ xt::xarray<Number> copied(const at::Tensor& values, at::ScalarType type) {
 
 }  // namespace
 
-at::Tensor to_tensor(const xt::xarray<std::int64_t>& values) {
+template <class Number>
+at::Tensor to_tensor(const xt::xarray<Number>& values) {
   const std::vector<std::int64_t> shape(values.shape().begin(), values.shape().end());
-  auto made = at::empty(shape, at::kLong);
-  std::copy_n(values.data(), values.size(), made.mutable_data_ptr<std::int64_t>());
+  auto made = at::empty(shape, c10::CppTypeToScalarType<Number>::value);
+  std::copy_n(values.data(), values.size(), made.template mutable_data_ptr<Number>());
   return made;
 }
+template at::Tensor to_tensor(const xt::xarray<float>& values);
+template at::Tensor to_tensor(const xt::xarray<std::int64_t>& values);
 
 xt::xarray<float> to_xarray(const at::Tensor& values) { return copied<float>(values, at::kFloat); }
 

@@ -28,7 +28,8 @@ struct Subject {
   at::ScalarType dtype() const { return model.weights().embed.scalar_type(); }
 };
 
-at::Tensor to_tensor(const xt::xarray<std::int64_t>& values);
+template <class Number>
+at::Tensor to_tensor(const xt::xarray<Number>& values);
 /// Floating values as float32 (exact for bfloat16).
 xt::xarray<float> to_xarray(const at::Tensor& values);
 xt::xarray<std::int64_t> to_whole_xarray(const at::Tensor& values);

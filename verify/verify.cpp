@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 
 #include "bezel/adapters/load.h"
 #include "bezel/hooks/error.h"
@@ -16,7 +17,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The phases that there are look at text.
 constexpr adapters::Modalities kTextAlone = {.vision = adapters::Load::kNever,
                                              .audio = adapters::Load::kNever};
 
@@ -42,9 +42,18 @@ std::string word_of(at::ScalarType dtype) {
   return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kDouble ? "float64" : "float32";
 }
 
-std::vector<PhaseEntry> chosen(const std::vector<int>& numbers) {
-  if (numbers.empty()) return {kPhases.begin(), kPhases.end()};
+bool is_there(Looks part, const bridge::ModelSpec& spec) {
+  if (part == Looks::kAtImages) return spec.vision.has_value();
+  return part == Looks::kAtText || spec.audio.has_value();
+}
+
+// Those that were asked for, or all that look at a part which the model has.
+std::vector<PhaseEntry> chosen(const std::vector<int>& numbers, const bridge::ModelSpec& spec) {
   std::vector<PhaseEntry> phases;
+  if (numbers.empty()) {
+    std::ranges::copy_if(kPhases, std::back_inserter(phases),
+                         [&](const PhaseEntry& entry) { return is_there(entry.looks, spec); });
+  }
   for (const int number : numbers) {
     const std::string id = std::string("P").append(std::to_string(number));
     const auto* const found = std::ranges::find(kPhases, id, &PhaseEntry::id);
@@ -69,6 +78,17 @@ Check stopped_by(const std::string& doing, const std::string& why) {
   return {.name = doing, .measured = 1, .unit = "errors", .why = why};
 }
 
+// Why the phase cannot run; empty where it can.
+std::string obstacle(const PhaseEntry& entry, const Subject& subject) {
+  if (!is_there(entry.looks, subject.model.spec())) {
+    return subject.folder.string() + " has no " +
+           (entry.looks == Looks::kAtImages ? "vision_config" : "audio_config");
+  }
+  if (!entry.needs_reference || subject.bundle) return "";
+  return "there is no reference.h5 in " + subject.folder.string() +
+         "; write one with `bezel reference MODEL --out MODEL/reference.h5`";
+}
+
 // Appends to the report even when it is stopped in the middle; `doing` is what was announced last.
 void run_phase(const PhaseEntry& entry, const Subject& subject, const std::string& doing,
                Report& report) {
@@ -76,12 +96,8 @@ void run_phase(const PhaseEntry& entry, const Subject& subject, const std::strin
   Phase& phase = report.phases.emplace_back(
       Phase{.id = std::string(entry.id), .title = std::string(entry.title), .checks = {}});
   try {
-    if (entry.needs_reference && !subject.bundle) {
-      phase.checks.push_back(
-          {.name = "reference bundle",
-           .why = "there is no reference.h5 in " + subject.folder.string() +
-                  "; write one with `bezel reference MODEL --out MODEL/reference.h5`",
-           .is_skipped = true});
+    if (const auto why = obstacle(entry, subject); !why.empty()) {
+      phase.checks.push_back({.name = "what the phase needs", .why = why, .is_skipped = true});
     } else {
       entry.run(subject, phase);
     }
@@ -113,31 +129,53 @@ std::string model_name(const std::filesystem::path& folder) {
   return std::filesystem::weakly_canonical(folder).filename().string();
 }
 
+std::size_t n_phases(const std::filesystem::path& folder, const std::vector<int>& numbers) {
+  try {
+    return chosen(numbers, adapters::read_spec(folder)).size();
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
 Report verify(const std::filesystem::path& folder, const VerifyOptions& options) {
   const c10::NoGradGuard no_gradients;
-  const auto phases = chosen(options.phases);
+  const auto phases = chosen(options.phases, adapters::read_spec(folder));
   std::string doing;
-  const Subject subject{
-      .folder = folder,
-      .model = adapters::load(
-          folder, {.dtype = options.dtype, .device = options.device, .modalities = kTextAlone}),
-      .bundle = bundle_of(folder, options),
-      .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
-      .on_progress = [&](const std::string& what) {
-        doing = what;
-        if (options.on_progress) options.on_progress(what);
-      }};
-  const SmallModelThreads threads(subject.model);
+  const auto load = [&](const adapters::Modalities& modalities) {
+    return Subject{
+        .folder = folder,
+        .model = adapters::load(
+            folder, {.dtype = options.dtype, .device = options.device, .modalities = modalities}),
+        .bundle = bundle_of(folder, options),
+        .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
+        .on_progress = [&](const std::string& what) {
+          doing = what;
+          if (options.on_progress) options.on_progress(what);
+        }};
+  };
   Report report{.model = model_name(folder),
                 .dtype = word_of(options.dtype),
                 .device = options.device.str(),
-                .versions = subject.bundle ? subject.bundle->versions() : "",
-                .reference = subject.bundle ? subject.bundle->path().filename().string() : "",
+                .versions = {},
+                .reference = {},
                 .phases = {}};
+  std::optional<Subject> subject;  // one at a time is in memory
+  bool has_media = false;
   for (const PhaseEntry& phase : phases) {
+    const bool wants_media = phase.looks != Looks::kAtText;
+    if (!subject || has_media != wants_media) {
+      subject.reset();
+      subject.emplace(load(wants_media ? adapters::Modalities() : kTextAlone));
+      has_media = wants_media;
+    }
+    if (subject->bundle) {
+      report.versions = subject->bundle->versions();
+      report.reference = subject->bundle->path().filename().string();
+    }
+    const SmallModelThreads threads(subject->model);
     doing = phase.title;
     if (options.on_phase) options.on_phase(std::string(phase.id) + " " + doing);
-    run_phase(phase, subject, doing, report);
+    run_phase(phase, *subject, doing, report);
     if (report.is_interrupted) break;
   }
   return report;

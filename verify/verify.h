@@ -18,7 +18,7 @@ namespace bezel::verify {
 struct Interrupted {};
 
 struct VerifyOptions {
-  std::vector<int> phases{};  // by number; none: all that there are
+  std::vector<int> phases{};  // by number; none: all that look at a part which the model has
   std::optional<std::filesystem::path>
       reference{};  // nullopt: <folder>/reference.h5, if it is there
   at::ScalarType dtype = at::kFloat;
@@ -30,6 +30,9 @@ struct VerifyOptions {
 
 /// The name of a model in reports: its folder's.
 std::string model_name(const std::filesystem::path& folder);
+
+/// How many phases would run; 0 for a folder that cannot be read.
+std::size_t n_phases(const std::filesystem::path& folder, const std::vector<int>& numbers);
 
 /// Loads the model and runs the phases. Throws CheckpointError for a folder or a bundle that
 /// cannot be used, and ArgumentError for a phase that does not exist.

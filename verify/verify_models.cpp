@@ -54,7 +54,8 @@ std::string is_device(const std::string& word) {
 
 void parse(CLI::App& app, Arguments& arguments) {
   app.add_option("MODEL", arguments.models, "Folders with a Gemma 4 checkpoint")->required();
-  app.add_option("--phases", arguments.phases, "Which, by number; all that there are otherwise");
+  app.add_option("--phases", arguments.phases,
+                 "Which, by number; otherwise all that fit the model");
   app.add_option("--reference", arguments.reference,
                  "A bundle, as `bezel reference MODEL --out ref.h5` writes; otherwise "
                  "MODEL/reference.h5");
@@ -211,9 +212,11 @@ class Results {
 
 int run(const Arguments& arguments) {
   Results results(arguments);
-  const std::size_t n_phases =
-      arguments.phases.empty() ? bezel::verify::kPhases.size() : arguments.phases.size();
-  Progress progress(stderr, n_phases * results.open().size());
+  std::size_t n_phases = 0;
+  for (std::size_t job = 0; job < results.open().size(); ++job) {
+    n_phases += bezel::verify::n_phases(results.model(job), arguments.phases);
+  }
+  Progress progress(stderr, n_phases);
   const auto name = [&](std::size_t job) { return bezel::verify::model_name(results.model(job)); };
   bezel::verify::run({.n = results.open().size(),
                       .n_at_once = arguments.jobs,

@@ -12,16 +12,21 @@
 
 namespace bezel::verify {
 
-/// One input, and which of its positions are text.
+/// One input, and which of its positions, patches and frames are no padding.
 struct Case {
   std::string name;
   xt::xarray<std::int64_t> mask;  // [batch pos], 0 at padding; [batch 0]: nothing is padding
+  NamedIntegers media{};          // the same by axis: patch, mel_frame, half_frame, frame
 
   std::size_t n_rows() const { return mask.shape(0); }
   bool is_valid(std::size_t row, std::size_t pos) const {
     return mask.shape(1) == 0 || mask(row, pos) != 0;
   }
+  /// A place along an axis of any kind, which is `length` long.
+  bool is_valid(const std::string& axis, std::size_t row, std::size_t place,
+                std::size_t length) const;
 };
+Case case_of(const Bundle& bundle, const std::string& name);
 
 struct Compared {
   double error = 0;                // relative RMS of the worst row; infinite for what cannot be

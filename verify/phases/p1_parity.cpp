@@ -1,4 +1,5 @@
-// P1: every name in every layer, the logits and the loss, against the reference.
+#include "bezel/verify/phases/p1_parity.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -12,11 +13,19 @@
 #include "bezel/verify/phases/p1_compared.h"
 #include "bezel/verify/phases/p1_logits.h"
 #include "bezel/verify/phases/p1_run.h"
+#include "bezel/verify/reference_input.h"
 
 namespace bezel::verify {
 namespace {
 
+using hooks::Part;
 using hooks::SiteRow;
+
+// Of which parts of the model a run with these media computes values.
+bool runs(Part part, const bridge::Media& media) {
+  if (part == Part::kVision) return media.has_images();
+  return part == Part::kText || media.has_audio();
+}
 
 class ForwardParity {
  public:
@@ -26,11 +35,11 @@ class ForwardParity {
 
   void run(const std::string& name) {
     const Bundle& bundle = *subject_.bundle;
-    input_ = {name, bundle.mask(name)};
+    input_ = case_of(bundle, name);
     if (narrow_) narrow_->begin(input_);
-    const auto names = names_in_order();
-    tokens_ = to_tensor(bundle.tokens(name));
-    const bridge::Input input{.tokens = tokens_, .attention_mask = to_tensor(input_.mask)};
+    const bridge::Input input = input_of(bundle, name);
+    const auto names = names_in_order(input.media);
+    tokens_ = input.tokens;
     // In bfloat16 a near-tie may go to another expert, and all that follows is another's. So the
     // reference's experts are taken, and the choices are judged by themselves.
     const auto choices = narrow_ ? choices_of(bundle, name, bundle.names(name)) : GivenValues();
@@ -52,13 +61,14 @@ class ForwardParity {
   const std::string& full_name(SiteRow at) const { return subject_.model.inventory().name(at); }
 
   // What both have, in the order of execution; what only one has is a failed check.
-  std::vector<SiteRow> names_in_order() {
+  std::vector<SiteRow> names_in_order(const bridge::Media& media) {
     const auto listed = subject_.bundle->names(input_.name);
     std::set<std::string> referenced(listed.begin(), listed.end());
     std::vector<SiteRow> both;
     std::string missing;
     std::size_t n_missing = 0;
     for (const SiteRow at : subject_.model.inventory().rows()) {
+      if (!runs(subject_.model.inventory().part(at), media)) continue;
       if (referenced.erase(full_name(at)) > 0) {
         both.push_back(at);
       } else if (at.point().access == hooks::Access::kEdit) {
@@ -132,10 +142,14 @@ class ForwardParity {
 
 }  // namespace
 
-void forward_parity(const Subject& subject, Phase& phase) {
+void check_parity(const Subject& subject, const std::vector<std::string>& inputs, Phase& phase) {
   ForwardParity parity(subject, phase);
-  for (const std::string& input : subject.bundle->cases()) parity.run(input);
+  for (const std::string& input : inputs) parity.run(input);
   parity.finish();
+}
+
+void forward_parity(const Subject& subject, Phase& phase) {
+  check_parity(subject, subject.bundle->cases(), phase);
 }
 
 }  // namespace bezel::verify

@@ -9,6 +9,7 @@
 #include "bezel/bridge/generate.h"
 #include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p4_prompts.h"
+#include "bezel/verify/settings.h"
 
 namespace bezel::verify {
 namespace {

@@ -1,5 +1,5 @@
-// P4: text that goes on. With and without a KV cache, in batches and alone, against the
-// reference's continuation, and how much it repeats itself.
+#include "bezel/verify/phases/p4_generation.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p4_divergence.h"
 #include "bezel/verify/phases/p4_ends.h"
-#include "bezel/verify/phases/p4_prompts.h"
+#include "bezel/verify/settings.h"
 
 namespace bezel::verify {
 namespace {
@@ -31,21 +31,22 @@ at::Tensor filled_up(const at::Tensor& tokens, std::int64_t n_new, std::int64_t 
 
 class GenerationPhase {
  public:
-  GenerationPhase(const Subject& subject, Phase& phase) : subject_(subject), phase_(phase) {}
+  GenerationPhase(const Subject& subject, const std::vector<Prompt>& prompts, Phase& phase)
+      : subject_(subject), prompts_(prompts), phase_(phase) {}
 
   void run(const Prompt& prompt) {
     prompt_ = &prompt;
     const std::int64_t n_new =
         prompt.greedy ? static_cast<std::int64_t>(prompt.greedy->tokens.shape(1)) : kNewTokens;
     announce("generation");
-    cached_ = {
-        continued(prompt.tokens, prompt.mask, {.max_new_tokens = n_new, .keeps_logits = true}),
-        eos_ids()};
+    cached_ = {continued(whole(prompt), {.max_new_tokens = n_new, .keeps_logits = true}),
+               eos_ids()};
     gap_ = filled_up_gap(n_new);
     measure_error();
     check_whole_text();
     check_uncached(std::min(n_new, kUncachedTokens));
-    if (prompt.tokens.size(0) > 1) check_rows_alone();
+    const bool has_media = prompt.media.has_images() || prompt.media.has_audio();
+    if (prompt.tokens.size(0) > 1 && !has_media) check_rows_alone();
     if (prompt.greedy) check_reference();
   }
 
@@ -62,15 +63,18 @@ class GenerationPhase {
   }
 
  private:
+  static bridge::Input whole(const Prompt& prompt) {
+    return {.tokens = prompt.tokens, .attention_mask = prompt.mask, .media = prompt.media};
+  }
+
   const EosIds& eos_ids() const { return subject_.model.spec().eos_token_ids; }
 
   /// The new tokens [batch max_new_tokens] on the CPU. Logits that are kept go to logits_.
-  at::Tensor continued(const at::Tensor& tokens, const at::Tensor& mask,
-                       const bridge::GenerateOptions& options) {
-    const auto made =
-        bridge::generate(subject_.model, {.tokens = tokens, .attention_mask = mask}, {}, options);
+  at::Tensor continued(const bridge::Input& input, const bridge::GenerateOptions& options) {
+    const auto made = bridge::generate(subject_.model, input, {}, options);
     if (options.keeps_logits) logits_ = made.logits.to(at::kFloat);
-    const auto fresh = made.tokens.narrow(1, tokens.size(1), made.tokens.size(1) - tokens.size(1));
+    const auto n_given = input.tokens.size(1);
+    const auto fresh = made.tokens.narrow(1, n_given, made.tokens.size(1) - n_given);
     return filled_up(fresh.to(at::kCPU), options.max_new_tokens,
                      subject_.model.spec().pad_token_id.value_or(0));
   }
@@ -95,9 +99,9 @@ class GenerationPhase {
   double own_bfloat16_error() const {
     if (!subject_.bundle) return subject_.tolerances.own_error;
     double worst = 0;
-    for (const std::string& name : subject_.bundle->cases()) {
-      worst =
-          std::max(worst, subject_.bundle->bfloat16(name, Against::kRounded).logits_relative_rms);
+    for (const Prompt& prompt : prompts_) {
+      worst = std::max(
+          worst, subject_.bundle->bfloat16(prompt.name, Against::kRounded).logits_relative_rms);
     }
     return worst;
   }
@@ -112,17 +116,18 @@ class GenerationPhase {
     const auto text = at::cat({prompt_->tokens, made}, 1);
     const auto mask = at::cat({prompt_->mask, open.to(at::kLong)}, 1);
     const std::int64_t n_run = text.size(1) - 1;
-    const auto whole = subject_.model
-                           .run({.tokens = text.narrow(1, 0, n_run).to(device),
-                                 .attention_mask = mask.narrow(1, 0, n_run).to(device),
-                                 .n_given = prompt_->tokens.size(1),
-                                 .logits_to_keep = n_steps})
-                           .output.to(at::kFloat);
-    compare_logits(whole, open.unsqueeze(-1).to(device));
-    const auto likeliest = whole.argmax(-1).to(at::kCPU).where(open, made).contiguous();
+    const auto at_once = subject_.model
+                             .run({.tokens = text.narrow(1, 0, n_run).to(device),
+                                   .attention_mask = mask.narrow(1, 0, n_run).to(device),
+                                   .media = prompt_->media,
+                                   .n_given = prompt_->tokens.size(1),
+                                   .logits_to_keep = n_steps})
+                             .output.to(at::kFloat);
+    compare_logits(at_once, open.unsqueeze(-1).to(device));
+    const auto likeliest = at_once.argmax(-1).to(at::kCPU).where(open, made).contiguous();
     add(divergence_check(
         prompt_->name + ": tokens with a KV cache = of the whole text in one run",
-        divergences({made.contiguous(), eos_ids()}, {likeliest, eos_ids()}, gap_of(whole)),
+        divergences({made.contiguous(), eos_ids()}, {likeliest, eos_ids()}, gap_of(at_once)),
         near_tie_));
   }
 
@@ -150,8 +155,8 @@ class GenerationPhase {
 
   void check_uncached(std::int64_t n_new) {
     announce("without a KV cache");
-    const auto uncached = continued(prompt_->tokens, prompt_->mask,
-                                    {.max_new_tokens = n_new, .uses_kv_cache = false});
+    const auto uncached =
+        continued(whole(*prompt_), {.max_new_tokens = n_new, .uses_kv_cache = false});
     add(divergence_check(prompt_->name + ": tokens with a KV cache = without one",
                          divergences({cached_.tokens.narrow(1, 0, n_new).contiguous(), eos_ids()},
                                      {uncached, eos_ids()}, gap_.narrow(1, 0, n_new).contiguous()),
@@ -165,7 +170,8 @@ class GenerationPhase {
     for (std::int64_t row = 0; row < prompt_->tokens.size(0); ++row) {
       const auto is_text = prompt_->mask.select(0, row).to(at::kBool);
       const auto text = prompt_->tokens.select(0, row).masked_select(is_text).unsqueeze(0);
-      rows.push_back(continued(text, at::ones_like(text), {.max_new_tokens = n_new}));
+      rows.push_back(continued({.tokens = text, .attention_mask = at::ones_like(text)},
+                               {.max_new_tokens = n_new}));
     }
     add(divergence_check(prompt_->name + ": tokens of a batch = of its rows alone",
                          divergences(cached_, {at::cat(rows).contiguous(), eos_ids()}, gap_),
@@ -215,11 +221,12 @@ class GenerationPhase {
   }
 
   void announce(const std::string& what) const {
-    verify::announce(subject_, "P4 " + prompt_->name + ": " + what);
+    verify::announce(subject_, phase_.id + " " + prompt_->name + ": " + what);
   }
   void add(Check check) { verify::add(subject_, phase_, std::move(check)); }
 
   const Subject& subject_;
+  const std::vector<Prompt>& prompts_;
   Phase& phase_;
   const Prompt* prompt_ = nullptr;
   Continuation cached_;  // of the case at hand, with its logits [batch step d_vocab] and gaps
@@ -230,10 +237,14 @@ class GenerationPhase {
 
 }  // namespace
 
-void generation(const Subject& subject, Phase& phase) {
-  GenerationPhase checks(subject, phase);
-  for (const Prompt& prompt : prompts(subject)) checks.run(prompt);
+void check_generation(const Subject& subject, const std::vector<Prompt>& prompts, Phase& phase) {
+  GenerationPhase checks(subject, prompts, phase);
+  for (const Prompt& prompt : prompts) checks.run(prompt);
   checks.finish();
+}
+
+void generation(const Subject& subject, Phase& phase) {
+  check_generation(subject, prompts(subject), phase);
   row_ends(subject, phase);
 }
 

@@ -3,15 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <random>
 
-#include "bezel/adapters/checkpoint/json.h"
+#include "bezel/verify/reference_input.h"
 
 namespace bezel::verify {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::int64_t kShortTokens = 12;
 constexpr std::int64_t kBeyondWindow = 8;      // tokens of the long text behind its first window
@@ -21,7 +18,7 @@ constexpr std::int64_t kRowTokens[] = {5, 14, 9};  // of the batch
 
 Prompt ended_together(std::string name, const at::Tensor& tokens, const at::Tensor& mask) {
   const auto order = std::get<1>(mask.sort(std::optional(true), /*dim=*/1, /*descending=*/false));
-  return {std::move(name), tokens.gather(1, order), mask.gather(1, order), {}};
+  return {std::move(name), tokens.gather(1, order), mask.gather(1, order), {}, {}};
 }
 
 at::Tensor random_row(std::int64_t n_tokens, const bridge::ModelSpec& spec, std::uint32_t seed) {
@@ -47,7 +44,7 @@ std::int64_t long_tokens(const bridge::ModelSpec& spec) {
 std::vector<Prompt> own_prompts(const bridge::ModelSpec& spec) {
   const auto alone = [&](const char* name, std::int64_t n_tokens) {
     const auto row = random_row(n_tokens, spec, static_cast<std::uint32_t>(n_tokens)).unsqueeze(0);
-    return Prompt{name, row, at::ones_like(row), {}};
+    return Prompt{name, row, at::ones_like(row), {}, {}};
   };
   const std::int64_t longest = *std::ranges::max_element(kRowTokens);
   std::vector<at::Tensor> rows, masks;
@@ -58,72 +55,25 @@ std::vector<Prompt> own_prompts(const bridge::ModelSpec& spec) {
     masks.push_back(at::cat({at::zeros_like(padding), at::ones_like(row)}));
   }
   return {alone("short", kShortTokens), alone("beyond_window", long_tokens(spec)),
-          Prompt{"padded_left", at::stack(rows), at::stack(masks), {}}};
-}
-
-// One id or several; null counts as absent.
-std::optional<std::vector<std::int64_t>> eos_in(const json& object) {
-  const auto found = object.find("eos_token_id");
-  if (found == object.end() || found->is_null()) return std::nullopt;
-  if (found->is_array()) return found->get<std::vector<std::int64_t>>();
-  return std::vector<std::int64_t>{found->get<std::int64_t>()};
-}
-
-// generation_config.json before config.json, whose top goes before its text part.
-std::vector<std::int64_t> eos_of(const json& config, const json& generation) {
-  const auto own = eos_in(generation);
-  if (own && !own->empty()) return *own;
-  if (const auto top = eos_in(config)) return *top;
-  const auto text = config.find("text_config");
-  if (text == config.end() || !text->is_object()) return {};
-  return eos_in(*text).value_or(std::vector<std::int64_t>());
-}
-
-struct Settings {
-  json config, generation;
-};
-
-// The bundle's, or else the checkpoint's.
-Settings settings(const Subject& subject) {
-  const std::string config = "config.json", generation = "generation_config.json";
-  if (subject.bundle) {
-    const auto text = subject.bundle->generation_config();
-    const std::string place = subject.bundle->path().string() + ": ";
-    return {checkpoint::parse_json(subject.bundle->config(), place + config),
-            checkpoint::parse_json(text.empty() ? "{}" : text, place + generation)};
-  }
-  const bool has_generation = std::filesystem::exists(subject.folder / generation);
-  return {
-      checkpoint::read_json_file(subject.folder / config),
-      has_generation ? checkpoint::read_json_file(subject.folder / generation) : json::object()};
+          Prompt{"padded_left", at::stack(rows), at::stack(masks), {}, {}}};
 }
 
 }  // namespace
 
-std::vector<Prompt> prompts(const Subject& subject) {
-  if (!subject.bundle) return own_prompts(subject.model.spec());
+std::vector<Prompt> prompts_of(const Bundle& bundle, const std::vector<std::string>& cases) {
   std::vector<Prompt> all;
-  for (const std::string& name : subject.bundle->cases()) {
-    all.push_back(ended_together(name, to_tensor(subject.bundle->tokens(name)),
-                                 to_tensor(subject.bundle->mask(name))));
-    all.back().greedy = subject.bundle->greedy(name);
+  for (const std::string& name : cases) {
+    const auto input = input_of(bundle, name);
+    all.push_back(ended_together(name, input.tokens, input.attention_mask));
+    all.back().media = input.media;
+    all.back().greedy = bundle.greedy(name);
   }
   return all;
 }
 
-std::vector<std::int64_t> wanted_eos_ids(const Subject& subject) {
-  const auto [config, generation] = settings(subject);
-  return eos_of(config, generation);
-}
-
-std::vector<std::int64_t> media_ids(const Subject& subject) {
-  const json config = settings(subject).config;
-  std::vector<std::int64_t> ids;
-  for (const char* const field : {"image_token_id", "video_token_id", "audio_token_id"}) {
-    const auto found = config.find(field);
-    if (found != config.end() && found->is_number_integer()) ids.push_back(*found);
-  }
-  return ids;
+std::vector<Prompt> prompts(const Subject& subject) {
+  if (!subject.bundle) return own_prompts(subject.model.spec());
+  return prompts_of(*subject.bundle, subject.bundle->cases());
 }
 
 }  // namespace bezel::verify
