@@ -44,7 +44,7 @@ demo: package  ## look inside a trained miniature, or MODEL=<folder of a Gemma 4
 
 test: build  ## all tests: C++ (ctest) and Python (pytest)
 	@ctest --test-dir $(BUILD) --parallel $(JOBS) --output-on-failure; cpp=$$?; \
-	 $(PYTHON_IN_VENV) -m pytest -q; python=$$?; \
+	 $(PYTHON_IN_VENV) -m pytest -q -n $(JOBS) --dist loadfile; python=$$?; \
 	 exit $$((cpp ? cpp : python))
 
 lint: setup-lint configure  ## clang-format, ruff, mypy; clang-tidy on changed files

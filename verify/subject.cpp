@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
+#include <vector>
 #include <xtensor/xdynamic_view.hpp>
 
 namespace bezel::verify {
@@ -18,6 +20,16 @@ xt::xarray<Number> copied(const at::Tensor& values, at::ScalarType type) {
 }
 
 }  // namespace
+
+at::Tensor as_text(at::Tensor ids, const bridge::ModelSpec& spec) {
+  std::vector<std::int64_t> media;
+  for (const auto& id : {spec.media_ids.image, spec.media_ids.video, spec.media_ids.audio}) {
+    if (id) media.push_back(*id);
+  }
+  std::ranges::sort(media, std::greater());  // the highest first: its neighbour may be one, too
+  for (const std::int64_t id : media) ids = at::where(ids == id, id - 1, ids);
+  return ids;
+}
 
 template <class Number>
 at::Tensor to_tensor(const xt::xarray<Number>& values) {

@@ -28,6 +28,9 @@ struct Subject {
   at::ScalarType dtype() const { return model.weights().embed.scalar_type(); }
 };
 
+/// Ids with those that stand for media replaced by their neighbours below: text alone.
+at::Tensor as_text(at::Tensor ids, const bridge::ModelSpec& spec);
+
 template <class Number>
 at::Tensor to_tensor(const xt::xarray<Number>& values);
 /// Floating values as float32 (exact for bfloat16).

@@ -78,6 +78,21 @@ Check stopped_by(const std::string& doing, const std::string& why) {
   return {.name = doing, .measured = 1, .unit = "errors", .why = why};
 }
 
+// `doing` is what was announced last.
+Subject loaded(const std::filesystem::path& folder, const VerifyOptions& options, bool with_media,
+               std::string& doing) {
+  const auto modalities = with_media ? adapters::Modalities() : kTextAlone;
+  return {.folder = folder,
+          .model = adapters::load(
+              folder, {.dtype = options.dtype, .device = options.device, .modalities = modalities}),
+          .bundle = bundle_of(folder, options),
+          .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
+          .on_progress = [&](const std::string& what) {
+            doing = what;
+            if (options.on_progress) options.on_progress(what);
+          }};
+}
+
 // Why the phase cannot run; empty where it can.
 std::string obstacle(const PhaseEntry& entry, const Subject& subject) {
   if (!is_there(entry.looks, subject.model.spec())) {
@@ -141,18 +156,6 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
   const c10::NoGradGuard no_gradients;
   const auto phases = chosen(options.phases, adapters::read_spec(folder));
   std::string doing;
-  const auto load = [&](const adapters::Modalities& modalities) {
-    return Subject{
-        .folder = folder,
-        .model = adapters::load(
-            folder, {.dtype = options.dtype, .device = options.device, .modalities = modalities}),
-        .bundle = bundle_of(folder, options),
-        .tolerances = tolerances(options.dtype, options.device.type(), options.strict),
-        .on_progress = [&](const std::string& what) {
-          doing = what;
-          if (options.on_progress) options.on_progress(what);
-        }};
-  };
   Report report{.model = model_name(folder),
                 .dtype = word_of(options.dtype),
                 .device = options.device.str(),
@@ -165,7 +168,7 @@ Report verify(const std::filesystem::path& folder, const VerifyOptions& options)
     const bool wants_media = phase.looks != Looks::kAtText;
     if (!subject || has_media != wants_media) {
       subject.reset();
-      subject.emplace(load(wants_media ? adapters::Modalities() : kTextAlone));
+      subject.emplace(loaded(folder, options, wants_media, doing));
       has_media = wants_media;
     }
     if (subject->bundle) {

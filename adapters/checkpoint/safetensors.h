@@ -16,7 +16,7 @@
 
 namespace bezel::checkpoint {
 
-enum class DType {
+enum class DType : std::uint8_t {
   kBool,
   kU8,
   kI8,

@@ -10,30 +10,35 @@ from transformers import AutoTokenizer
 
 import bezel
 from bezel.reference.bundle import Outcome
+from bezel.reference.media import capture_media
 from bezel.reference.values import positions_from
 from support import reference
-from support.hook_table import of_text
-from support.references import NAMES, NANO, Bundles
+from support.references import NAMES, NANO, WITH_MEDIA, Bundles, arguments_of
 
 
 def plain_run(model: torch.nn.Module, outcome: Outcome) -> torch.Tensor:
     """The logits of transformers alone, nothing attached to it."""
     with torch.no_grad():
-        return model(
-            input_ids=outcome.case.tokens,
-            attention_mask=outcome.case.attention_mask,
-            position_ids=positions_from(outcome.case.attention_mask),
-        ).logits
+        return model(**arguments_of(model, outcome)).logits
 
 
-@pytest.mark.parametrize("name", NAMES)
+def values_of(model: torch.nn.Module, outcome: Outcome) -> dict[str, torch.Tensor]:
+    case = outcome.case
+    inputs = {"input_ids": case.tokens, "attention_mask": case.attention_mask}
+    if case.media:
+        return capture_media(model, inputs | dict(case.media))
+    mask = case.attention_mask
+    return reference.capture(model, case.tokens, mask, positions_from(mask))
+
+
+@pytest.mark.parametrize("name", WITH_MEDIA)
 def test_every_value_is_that_of_transformers(bundles: Bundles, name: str) -> None:
     model, bundle = bundles.model(name), bundles.read(name)
-    points = of_text(bezel.Bridge.from_pretrained(bundles.folder(name)).hook_points())
+    points = [p.name for p in bezel.Bridge.from_pretrained(bundles.folder(name)).hook_points()]
     for case, outcome in bundle.outcomes.items():
-        mask = outcome.case.attention_mask
-        want = reference.capture(model, outcome.case.tokens, mask, positions_from(mask))
-        assert list(outcome.acts) == [point.name for point in points]
+        want = values_of(model, outcome)
+        assert list(outcome.acts) == [point for point in points if point in want]
+        assert len(outcome.acts) == len(want)
         for key, kept in outcome.acts.items():
             assert not kept.is_part
             assert kept.value.dtype == want[key].dtype
@@ -41,7 +46,7 @@ def test_every_value_is_that_of_transformers(bundles: Bundles, name: str) -> Non
         assert torch.equal(outcome.acts["hook_logits"].value, plain_run(model, outcome))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITH_MEDIA)
 def test_logits_and_loss_are_those_of_transformers(bundles: Bundles, name: str) -> None:
     model = bundles.model(name)
     for outcome in bundle_outcomes(bundles, name):
@@ -58,12 +63,7 @@ def test_logits_and_loss_are_those_of_transformers(bundles: Bundles, name: str) 
         labels = outcome.case.tokens.clone()
         labels[:, 1:][~pairs] = -100
         with torch.no_grad():
-            loss = model(
-                input_ids=outcome.case.tokens,
-                attention_mask=outcome.case.attention_mask,
-                position_ids=positions_from(outcome.case.attention_mask),
-                labels=labels,
-            ).loss
+            loss = model(**arguments_of(model, outcome), labels=labels).loss
         assert outcome.loss == pytest.approx(loss.item(), rel=1e-6)
         assert outcome.loss_per_token.shape == pairs.shape
         assert (outcome.loss_per_token[~pairs] == 0).all()

@@ -15,15 +15,17 @@ from bezel.errors import FormatError, ModelMismatchError, UnsupportedError
 from bezel.reference import capture_reference, capturing
 from bezel.reference.layered import LayeredModel
 from support import checkpoint_forms
-from support.references import NAMES, Bundles
+from support.references import WITH_MEDIA, Bundles
 
 FORMS = (
     ("e2b", "as_published"), ("e2b", "untied"), ("e2b", "bfloat16"), ("moe", "bfloat16"),
     ("wrapped_e2b", "sharded"), ("wrapped_moe", "as_published"), ("mha", "wrapped"),
+    ("unified_media", "as_published"), ("sight_e2b", "as_published"),
+    ("sound", "bfloat16"),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "form"), [*((name, "saved") for name in NAMES), *FORMS])
+@pytest.mark.parametrize(("name", "form"), [*((name, "saved") for name in WITH_MEDIA), *FORMS])
 def test_layer_by_layer_gives_the_bytes_of_the_whole_model(
     bundles: Bundles, name: str, form: str
 ) -> None:

@@ -11,12 +11,15 @@ from torch import nn
 
 import bezel
 from bezel.reference import capture_reference
-from bezel.reference.bundle import Bundle
+from bezel.reference.bundle import Bundle, Outcome
+from bezel.reference.media import reference_arguments
 from support import fixtures
 from support.lab import Lab, load_reference
+from support.media_fixtures import MEDIA_RECIPES
 
 NANO = Path(__file__).resolve().parents[1] / "data" / "nano"
 NAMES = ("nano", *fixtures.RECIPES)
+WITH_MEDIA = (*NAMES, *MEDIA_RECIPES)
 N_NEW = 12
 
 
@@ -42,3 +45,10 @@ class Bundles:
 
     def read(self, name: str, form: str = "saved", **options: Any) -> Bundle:
         return bezel.reference.read(self.file(name, form, **options))
+
+
+def arguments_of(model: nn.Module, outcome: Outcome) -> dict[str, Any]:
+    """Those with which transformers computes an outcome."""
+    case = outcome.case
+    inputs = {"input_ids": case.tokens, "attention_mask": case.attention_mask, **case.media}
+    return reference_arguments(model, inputs)

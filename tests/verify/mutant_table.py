@@ -15,7 +15,8 @@ class Mutant:
     Attributes:
         blames: What the name of the first failure, or the refusal, holds.
         layer: The block of the first failure; None: outside of blocks, or any.
-        model: "nano", NANO_WITH_ENDS, or a recipe of tests/support/fixtures.py.
+        model: "nano", NANO_WITH_ENDS, or a recipe of tests/support/fixtures.py or of
+            media_fixtures.py.
         phase: The one that owns it; LOAD where the files are refused.
         also: A second change, (file, old, new), where one alone changes no value.
     """
@@ -45,6 +46,9 @@ _GENERATE = "bridge/generate.cpp"
 _INPUT = "bridge/input.cpp"
 _MOE = "bridge/moe.cpp"
 _RUN = "hooks/run.cpp"
+_VISION = "bridge/vision/encoder.cpp"
+_CHUNKS = "bridge/audio/chunked_attention.cpp"
+_CONFORMER = "bridge/audio/conformer.cpp"
 
 MUTANTS = [
     # --- attention
@@ -226,4 +230,77 @@ MUTANTS = [
     Mutant("a finished row says what it would have said", _GENERATE,
            "at::where(open_, chosen, bridge_->spec().pad_token_id.value_or(0))", "chosen",
            "", phase="P4", model=NANO_WITH_ENDS),
+    # --- images and videos
+    Mutant("pixels from 0 to 2", _VISION,
+           "2 * (images.pixels - 0.5)", "2 * images.pixels",
+           "vision_encoder.hook_patches", phase="P7", model="sight_e2b"),
+    Mutant("columns of patches placed by their rows", _VISION,
+           "at::embedding(tables.select(0, 0), places.select(-1, 0))",
+           "at::embedding(tables.select(0, 0), places.select(-1, 1))",
+           "vision_encoder.hook_pos_embed", phase="P7", model="sight_e2b"),
+    Mutant("padding patches seen", _VISION,
+           "at::full(visible.sizes(), hidden, model)",
+           "at::full(visible.sizes(), 0 * hidden, model)",
+           "vision_encoder.blocks.0.attn.hook_pattern", 0, phase="P7", model="sight_e2b"),
+    Mutant("patches turned by their columns alone", _VISION,
+           "images.positions.clamp_min(0), attention.rope",
+           "images.positions.clamp_min(0).select(-1, 0).unsqueeze(-1).expand({-1, -1, 2}), "
+           "attention.rope",
+           "vision_encoder.blocks.0.attn.hook_rot_q", 0, phase="P7", model="sight_e2b"),
+    Mutant("soft tokens without the root of their width", _VISION,
+           " * std::sqrt(static_cast<double>(d_vision))", " * (d_vision > 0 ? std::sqrt(1.0) : 0)",
+           "vision_encoder.hook_pooled", phase="P7", model="sight_e2b"),
+    Mutant("patches pooled in the order of the input", "bridge/media.cpp",
+           "patch.index_select(0, order).unflatten", "patch.unflatten",
+           "vision_encoder.hook_pooled", phase="P7", model="sight_e2b"),
+    Mutant("features that are not standardised", _VISION,
+           "if (own.standardises)", "if (own.standardises && own.n_layers < 0)",
+           "vision_encoder.hook_out", phase="P7", model="sight_moe"),
+    Mutant("an embedder without its bias", "bridge/vision/embedder.cpp",
+           "ops::linear(normed, weights.dense, context.path) + weights.dense_bias",
+           "ops::linear(normed, weights.dense, context.path)",
+           "vision_embedder.hook_dense", phase="P7", model="unified_media"),
+    Mutant("images that attend one way", "bridge/forward.cpp",
+           "attention.window_tokens ? input.blocks : at::Tensor()", "at::Tensor()",
+           "blocks.0.attn.hook_attn_scores", 0, phase="P7", model="sight_moe"),
+    Mutant("images that attend both ways in full layers", "bridge/forward.cpp",
+           "attention.window_tokens ? input.blocks : at::Tensor()", "input.blocks",
+           "blocks.1.attn.hook_attn_scores", 1, phase="P7", model="sight_moe"),
+    Mutant("media tokens looked up by their ids", _INPUT,
+           "prepared.lookup_tokens = without_media(without_media(prepared.tokens, by_id, spec), "
+           "places, spec);",
+           "prepared.lookup_tokens = prepared.tokens;",
+           "hook_embed", phase="P7", model="sight_e2b"),
+    # --- sound
+    Mutant("convolutions that hear padding", "bridge/audio/encoder.cpp",
+           "x * valid.to(x.scalar_type()).unsqueeze(1).unsqueeze(-1)",
+           "x * at::ones_like(valid).to(x.scalar_type()).unsqueeze(1).unsqueeze(-1)",
+           "audio_encoder.subsample.", phase="P8", model="sound"),
+    Mutant("half feed-forwards of full weight", _CONFORMER,
+           "normed(down, w.post_norm, kNormEps, path) * spec.residual_weight",
+           "normed(down, w.post_norm, kNormEps, path)",
+           "audio_encoder.blocks.0.ff1.hook_out", 0, phase="P8", model="sound"),
+    Mutant("a stream that is not clamped", _CONFORMER,
+           "return at::clamp(x, -bound, bound);", "return at::clamp(x, -1e4 * bound, 1e4 * bound);",
+           "audio_encoder.blocks.0.", 0, phase="P8", model="sound"),
+    Mutant("frames without their distances", _CHUNKS,
+           "at::matmul(queries, keys) + shifted(by_distance, spec)",
+           "at::matmul(queries, keys) + 0 * shifted(by_distance, spec)",
+           "audio_encoder.blocks.0.attn.hook_attn_scores", 0, phase="P8", model="sound"),
+    Mutant("queries without per_dim_scale", _CHUNKS,
+           "q_scale * at::softplus(w.per_dim_scale)", "q_scale",
+           "audio_encoder.blocks.0.attn.hook_attn_scores", 0, phase="P8", model="sound"),
+    Mutant("scores of sound without their cap", _CHUNKS,
+           "at::tanh(sum / spec.softcap) * spec.softcap", "sum",
+           "audio_encoder.blocks.0.attn.hook_attn_scores", 0, phase="P8", model="sound"),
+    Mutant("a context of sound one frame too wide", _CHUNKS,
+           "distance < spec.n_past)", "distance <= spec.n_past)",
+           "audio_encoder.blocks.0.attn.hook_attn_scores", 0, phase="P8", model="sound"),
+    Mutant("a convolution that hears the future", _CONFORMER,
+           "{spec.conv_width - 1, 0}", "{0, spec.conv_width - 1}",
+           "audio_encoder.blocks.0.conv.hook_conv", 0, phase="P8", model="sound"),
+    Mutant("the last norm of a conformer left out", _CONFORMER,
+           "normed(clamped(stream, spec), weights.norm_out, kNormEps, context.path)",
+           "clamped(stream, spec)",
+           "audio_encoder.blocks.0.hook_resid_post", 0, phase="P8", model="sound"),
 ]  # fmt: skip

@@ -64,6 +64,78 @@ TEST(P1Values, WithoutAMaskEveryPositionCounts) {
   EXPECT_GT(compare_value(whole, got, reference, 1).whole, 0);
 }
 
+// Of two images the second has two patches of three; of two clips the first has five frames of
+// six, in chunks of four.
+Case with_media() {
+  Case input{.name = "media", .mask = {{1, 1}}};
+  input.media["patch"] = {{1, 1, 1}, {1, 1, 0}};
+  input.media["frame"] = {{1, 1, 1, 1, 1, 0}, {1, 1, 1, 1, 1, 1}};
+  return input;
+}
+
+/// Where a value of these axes and this shape is compared: each element is moved alone.
+std::vector<Index> compared_places(const Case& input, const ReferenceValue& reference,
+                                   at::IntArrayRef shape) {
+  std::vector<Index> places;
+  const auto want = at::ones(shape);
+  for (std::int64_t i = 0; i < want.numel(); ++i) {
+    auto got = want.clone();
+    got.view(-1)[i] = 2;
+    const auto found = compare_value(input, got, reference, 1e-3);
+    if (found.whole > 0) places.push_back(found.place);
+  }
+  return places;
+}
+
+TEST(P1Values, PaddingPatchesAreNotComparedAsQueriesOrAsKeys) {
+  const auto axes = std::vector<std::string>{"image", "head", "q_patch", "k_patch"};
+  const auto places =
+      compared_places(with_media(), reference_of(at::ones({2, 1, 3, 3}), axes), {2, 1, 3, 3});
+  std::vector<Index> want;
+  for (std::size_t q = 0; q < 3; ++q) {
+    for (std::size_t k = 0; k < 3; ++k) want.push_back({0, 0, q, k});
+  }
+  for (std::size_t q = 0; q < 2; ++q) {
+    for (std::size_t k = 0; k < 2; ++k) want.push_back({1, 0, q, k});
+  }
+  EXPECT_EQ(places, want);
+}
+
+TEST(P1Values, OfAChunkTheFramesThatAreNoPaddingAreCompared) {
+  const auto axes = std::vector<std::string>{"audio", "head", "chunk", "q_frame", "k_frame"};
+  const auto places =
+      compared_places(with_media(), reference_of(at::ones({2, 1, 2, 4, 1}), axes), {2, 1, 2, 4, 1});
+  std::vector<Index> want;
+  for (std::size_t clip = 0; clip < 2; ++clip) {
+    for (std::size_t q = 0; q < 4; ++q) want.push_back({clip, 0, 0, q, 0});
+    for (std::size_t q = 0; q < (clip == 0 ? 1U : 2U); ++q) want.push_back({clip, 0, 1, q, 0});
+  }
+  EXPECT_EQ(places, want);
+}
+
+TEST(P1Values, APartHasItsOwnChunks) {
+  ReferenceValue part =
+      reference_of(at::ones({2, 1, 1, 4, 1}), {"audio", "head", "chunk", "q_frame", "k_frame"});
+  part.sample = Sample{.positions = {1}, .dims = {0}};
+  const auto places = compared_places(with_media(), part, {2, 1, 2, 4, 1});
+  EXPECT_EQ(places, (std::vector<Index>{{0, 0, 1, 0, 0}, {1, 0, 1, 0, 0}, {1, 0, 1, 1, 0}}));
+}
+
+TEST(P1Values, SoftTokensOfAllImagesAreOneValueAndAPartHasSomeOfThem) {
+  const auto whole = reference_of(at::ones({3, 2}), {"soft", "d_model"});
+  EXPECT_EQ(compared_places(with_media(), whole, {3, 2}).size(), 6);
+  ReferenceValue part = reference_of(at::ones({2, 1}), {"soft", "d_model"});
+  part.sample = Sample{.positions = {0, 2}, .dims = {1}};
+  EXPECT_EQ(compared_places(with_media(), part, {3, 2}), (std::vector<Index>{{0, 1}, {2, 1}}));
+}
+
+TEST(P1Values, WithoutAnEncoderFramesAreThoseThatWereGiven) {
+  Case input = with_media();
+  input.media["mel_frame"] = {{1, 1, 1, 1, 1, 1, 1, 0}, {1, 1, 1, 1, 1, 1, 1, 1}};
+  const auto value = reference_of(at::ones({2, 8, 1}), {"audio", "frame", "d_model"});
+  EXPECT_EQ(compared_places(input, value, {2, 8, 1}).size(), 15);
+}
+
 /// Logits as a bundle keeps them: the highest few.
 ReferenceLogits kept_of(const at::Tensor& logits, std::int64_t n) {
   const auto [values, ids] = logits.topk(n, -1);

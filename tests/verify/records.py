@@ -32,10 +32,11 @@ from report import write_section
 
 import bezel
 from support import fixtures
+from support.media_fixtures import MEDIA_RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "verify" / "records"
-NAMES = ("nano", *fixtures.RECIPES)
+NAMES = ("nano", *fixtures.RECIPES, *MEDIA_RECIPES)
 Record = dict[str, Any]
 _HEAD = """# What verify_models says of the small models
 
@@ -129,14 +130,16 @@ def worst_of(record: Record) -> Worst:
 
 def page(records: list[Record]) -> str:
     """The table of all records."""
-    phases = [f"{phase['id']} {phase['title']}" for phase in records[0]["phases"]]
+    titles = {phase["id"]: phase["title"] for record in records for phase in record["phases"]}
+    phases = [f"{key} {titles[key]}" for key in sorted(titles)]
     rows = [["model", *phases, "worst check", "of its tolerance"]]
     rows.append(["---"] * (len(phases) + 2) + ["--:"])
     for record in records:
-        verdicts = [
-            f"{phase['verdict']}, {sum(1 for _ in measured_in(phase))} checks"
+        found = {
+            phase["id"]: f"{phase['verdict']}, {sum(1 for _ in measured_in(phase))} checks"
             for phase in record["phases"]
-        ]
+        }
+        verdicts = [found.get(key, "") for key in sorted(titles)]
         worst = worst_of(record)
         name = f"[{record['model']}]({record['model']}.json)"
         rows.append([name, *verdicts, f"`{worst.name}`", f"{worst.share:.2f}"])

@@ -79,6 +79,15 @@ at::Tensor HookStudy::changed(const at::Tensor& value, SiteRow at) const {
   return (value.to(at::kDouble) + size * wave_like(value)).to(value.scalar_type());
 }
 
+// Which names are live decides which kernels run: that moves the logits as far as the paths are
+// apart.
+double HookStudy::neutral_tolerance(const bridge::Input& input, bridge::Path path,
+                                    const at::Tensor& plain) const {
+  if (path == bridge::Path::kOpen) return 0;
+  const auto open = model().run(input, {}, {.path = bridge::Path::kOpen}).output;
+  return std::max(tolerances().run, 2 * gap(plain, open));
+}
+
 void HookStudy::note(Check& check, SiteRow at, double measured, const std::string& why) const {
   if (check.verdict() == Verdict::kFailed) return;
   if (measured <= check.tolerance) {
@@ -99,7 +108,7 @@ bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std:
   const auto place = at::arange(n_rows * n_pos, at::kLong);
   const auto ids =
       (place * place * 31 + place * 7).remainder(n_ids(model.spec()) - kFirst) + kFirst;
-  return {.tokens = ids.view({n_rows, n_pos}),
+  return {.tokens = as_text(ids.view({n_rows, n_pos}), model.spec()),
           .attention_mask = at::ones({n_rows, n_pos}, at::kLong)};
 }
 

@@ -29,6 +29,11 @@ class HookStudy {
   /// Another value: far off in every element, by an amount that no norm and no softmax takes back.
   at::Tensor changed(const at::Tensor& value, hooks::SiteRow at) const;
 
+  /// How far edits that keep their values may move the logits of this input, given those of a run
+  /// without hooks: relative RMS.
+  double neutral_tolerance(const bridge::Input& input, bridge::Path path,
+                           const at::Tensor& plain) const;
+
   /// Takes a measurement into the check of its row: the first that is too far off stays, with its
   /// block; else the largest.
   void note(Check& check, hooks::SiteRow at, double measured, const std::string& why) const;
@@ -41,7 +46,7 @@ class HookStudy {
   std::vector<int> layers_;
 };
 
-/// Ids [batch pos] that differ from row to row, none of them padding.
+/// Ids [batch pos] of text that differ from row to row, none of them padding.
 bridge::Input study_input(const bridge::Bridge& model, std::int64_t n_rows, std::int64_t n_pos);
 
 /// Numbers of both signs up to 1, each another, in float64 and of this shape; the same in each run.

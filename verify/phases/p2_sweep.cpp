@@ -50,7 +50,7 @@ class Sweep {
         input_(study_input(study.model(), static_cast<std::int64_t>(study.layers().size()) + 1,
                            kNPos)),
         plain_(study.model().run(input_, {}, {.path = path}).output),
-        neutral_(neutral_tolerance()) {}
+        neutral_(study.neutral_tolerance(input_, path, plain_)) {}
 
   void run() {
     for (std::size_t row = 0; row < hooks::kNHookPoints; ++row) {
@@ -91,14 +91,6 @@ class Sweep {
     return {.name = part_ + claim + ": " + std::string(at.point().name),
             .tolerance = tolerance,
             .unit = unit};
-  }
-
-  // Which names are live decides which kernels run: that moves the logits as far as the paths are
-  // apart.
-  double neutral_tolerance() const {
-    if (path_ == Path::kOpen) return 0;
-    const auto open = study_.model().run(input_, {}, {.path = Path::kOpen}).output;
-    return std::max(study_.tolerances().run, 2 * gap(plain_, open));
   }
 
   void all_at_once(const std::string& which, const std::function<bool(SiteRow)>& is_chosen) {

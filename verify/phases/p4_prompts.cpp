@@ -30,7 +30,7 @@ at::Tensor random_row(std::int64_t n_tokens, const bridge::ModelSpec& spec, std:
   for (std::int64_t i = 0; i < n_tokens; ++i) {
     ids.push_back(first + static_cast<std::int64_t>(random()) % (n_ids - first));
   }
-  return at::tensor(ids, at::kLong);
+  return as_text(at::tensor(ids, at::kLong), spec);
 }
 
 std::int64_t long_tokens(const bridge::ModelSpec& spec) {

@@ -50,7 +50,7 @@ class EncoderHooks {
   // inputs of a block and its first norm cannot be edited together.
   void check_all_kept() {
     const auto plain = subject_.model.run(input_, {}, {.path = path_}).output;
-    const double tolerance = path_ == Path::kOpen ? 0 : subject_.tolerances.run;
+    const double tolerance = study_.neutral_tolerance(input_, path_, plain);
     for (const bool with_norms : {false, true}) {
       const std::string which = with_norms ? "all names but the split inputs" : "all names but ln1";
       std::vector<Visit> visits(rows_.size());

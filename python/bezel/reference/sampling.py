@@ -74,9 +74,9 @@ def spread(n: int, size: int) -> torch.Tensor:
 def keep_part(name: str, value: torch.Tensor, masks: Masks, sample: Sample) -> Kept:
     """The part of a whole value that a sample keeps; masks: where something is."""
     axes = wanted_axes(name)
-    dim = next(i for i, axis in enumerate(axes) if axis in QUERY_AXES)
-    positions = spread(sample.positions, value.shape[dim])
-    part = value.index_select(dim, positions)
+    along = next(i for i, axis in enumerate(axes) if axis in (*QUERY_AXES, *_KEY_AXES))
+    positions = spread(sample.positions, value.shape[along])
+    part = value.index_select(along, positions) if axes[along] in QUERY_AXES else value
     dims = torch.arange(value.shape[-1])
     if axes[-1] not in (*QUERY_AXES, *_KEY_AXES):
         dims = spread(sample.dims, value.shape[-1])
