@@ -199,7 +199,7 @@ at::Tensor checked_types(const at::Tensor& given, const PreparedInput& prepared,
   const char* wanted = "integers: 0 (text), 1 (image), 2 (video) and 3 (audio)";
   if (!is_integer(given)) refuse("mm_token_type_ids", given, wanted);
   const auto types = per_position("mm_token_type_ids", given, prepared, model).to(at::kLong);
-  if (at::logical_or(types<0, types> 3).any().item<bool>()) {
+  if (types.ne(types.clamp(0, 3)).any().item<bool>()) {
     refuse("mm_token_type_ids", given, wanted);
   }
   return types.expand({prepared.n_batch, prepared.n_pos});
