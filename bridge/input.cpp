@@ -206,6 +206,7 @@ at::Tensor checked_types(const at::Tensor& given, const PreparedInput& prepared,
 }
 
 // A run of text waits for the device not once here, as long as its ids are below those of media.
+// Behind that each kind of id costs a wait, and media one for each refusal that reads them.
 void take_media(const Input& input, TokenRange range, const ModelSpec& spec,
                 const at::TensorOptions& model, PreparedInput& prepared) {
   prepared.media = prepare_media(input.media, spec, model);
