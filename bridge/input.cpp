@@ -26,16 +26,17 @@ int resolve_layer(const char* argument, std::optional<std::int64_t> given, std::
   return static_cast<int>(place);
 }
 
-void take_tokens(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
-                 PreparedInput& prepared) {
-  if (!input.tokens.defined()) return;
+TokenRange take_tokens(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
+                       PreparedInput& prepared) {
+  if (!input.tokens.defined()) return {};
   if (input.tokens.dim() != 2 || !is_integer(input.tokens) || input.tokens.numel() == 0) {
     refuse("tokens", input.tokens, "token ids [batch pos], at least one");
   }
+  const auto range = check_token_range(input.tokens, spec);  // where they are: often on the CPU
   prepared.tokens = input.tokens.to(model.device(), at::kLong);
-  check_token_range(prepared.tokens, spec);
   prepared.n_batch = prepared.tokens.size(0);
   prepared.n_pos = prepared.tokens.size(1);
+  return range;
 }
 
 void take_embeddings(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
@@ -83,11 +84,11 @@ at::Tensor without_padding_ids(const at::Tensor& tokens, std::int64_t pad) {
   return begun.logical_and(not_over).logical_or(is_text.sum(1, /*keepdim=*/true) == 0);
 }
 
-void take_mask(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
-               PreparedInput& prepared) {
+void take_mask(const Input& input, TokenRange range, const ModelSpec& spec,
+               const at::TensorOptions& model, PreparedInput& prepared) {
   if (!input.attention_mask.defined()) {
     if (!prepared.tokens.defined() || !spec.pad_token_id) return;
-    if (prepared.tokens.min().item<std::int64_t>() > *spec.pad_token_id) return;
+    if (range.lowest > *spec.pad_token_id) return;
     const auto valid = without_padding_ids(prepared.tokens, *spec.pad_token_id);
     if (!valid.all().item<bool>()) prepared.valid = valid;
     return;
@@ -185,40 +186,54 @@ void take_blocks(const at::Tensor& types, const ModelSpec& spec, PreparedInput& 
   if (!types.defined() && places.video.defined()) {
     seen = seen.defined() ? seen.logical_or(places.video) : places.video;
   }
-  if (!seen.defined()) return;
+  if (!seen.defined() || (types.defined() && !seen.any().item<bool>())) return;
   const auto before = at::constant_pad_nd(seen.narrow(1, 0, prepared.n_pos - 1), {1, 0});
   const auto begins = at::logical_and(seen, ~before);
   prepared.blocks = at::where(seen, begins.cumsum(1) - 1, -1);
 }
 
-void take_media(const Input& input, const ModelSpec& spec, const at::TensorOptions& model,
-                PreparedInput& prepared) {
-  prepared.media = prepare_media(input.media, spec, model);
-  at::Tensor types = input.token_types;
-  if (types.defined()) {
-    types = per_position("mm_token_type_ids", types, prepared, model)
-                .expand({prepared.n_batch, prepared.n_pos});
+// [batch pos] int64; undefined: none are given.
+at::Tensor checked_types(const at::Tensor& given, const PreparedInput& prepared,
+                         const at::TensorOptions& model) {
+  if (!given.defined()) return {};
+  const char* wanted = "integers: 0 (text), 1 (image), 2 (video) and 3 (audio)";
+  if (!is_integer(given)) refuse("mm_token_type_ids", given, wanted);
+  const auto types = per_position("mm_token_type_ids", given, prepared, model).to(at::kLong);
+  if (types.ne(types.clamp(0, 3)).any().item<bool>()) {
+    refuse("mm_token_type_ids", given, wanted);
   }
-  const bool has_media = prepared.media.has_images() || prepared.media.has_audio();
-  const auto by_id = places_of_media(prepared.tokens, {}, spec);
+  return types.expand({prepared.n_batch, prepared.n_pos});
+}
+
+// A run of text waits for the device not once here, as long as its ids are below those of media.
+// Behind that each kind of id costs a wait, and media one for each refusal that reads them.
+void take_media(const Input& input, TokenRange range, const ModelSpec& spec,
+                const at::TensorOptions& model, PreparedInput& prepared) {
+  prepared.media = prepare_media(input.media, spec, model);
+  const auto types = checked_types(input.token_types, prepared, model);
+  const auto by_id = places_of_ids(prepared.tokens, range.highest, spec);
+  prepared.lookup_tokens = without_media(prepared.tokens, by_id, spec);
   auto& places = prepared.media_places;
-  // Types alone say which tokens see each other; ids ask for what stands in their place.
-  places = has_media && types.defined() ? places_of_media(prepared.tokens, types, spec) : by_id;
-  prepared.lookup_tokens = without_media(without_media(prepared.tokens, by_id, spec), places, spec);
-  if (input.n_given) places = places.among_first(*input.n_given);
   const bool is_later = input.kv_cache && input.kv_cache->n_seen() > 0;
-  if (prepared.first_layer == 0 && (has_media || !is_later)) check_counts(places, prepared.media);
+  if (types.defined()) {
+    places = places_of_types(types, prepared.tokens, by_id, prepared.media);
+  } else if (!is_later || prepared.media.any()) {  // else the ids were generated
+    places = by_id;
+  }
+  if (input.n_given) places = places.among_first(*input.n_given);
+  if (prepared.first_layer == 0) check_counts(places, prepared.media);
   take_blocks(types, spec, prepared);
 }
 
 }  // namespace
 
-void check_token_range(const at::Tensor& tokens, const ModelSpec& spec) {
+TokenRange check_token_range(const at::Tensor& tokens, const ModelSpec& spec) {
   const bool has_ple = spec.d_ple > 0;
   const auto d_vocab = has_ple ? std::min(spec.d_vocab, spec.d_vocab_ple) : spec.d_vocab;
-  const auto lowest = tokens.min().item<std::int64_t>();
-  const auto highest = tokens.max().item<std::int64_t>();
-  if (lowest >= 0 && highest < d_vocab) return;
+  const auto [least, most] = at::aminmax(tokens);
+  const auto both = at::stack({least, most}).to(at::kCPU, at::kLong);  // one wait for both
+  const auto lowest = both[0].item<std::int64_t>(), highest = both[1].item<std::int64_t>();
+  if (lowest >= 0 && highest < d_vocab) return {lowest, highest};
   throw ArgumentError("tokens run from " + std::to_string(lowest) + " to " +
                       std::to_string(highest) + "; the vocabulary has ids 0 to " +
                       std::to_string(d_vocab - 1));
@@ -236,17 +251,17 @@ PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::Tenso
     throw ArgumentError("stop_at_layer " + std::to_string(prepared.stop_layer) +
                         " comes before start_at_layer " + std::to_string(prepared.first_layer));
   }
-  take_tokens(input, spec, model, prepared);
+  const auto range = take_tokens(input, spec, model, prepared);
   take_embeddings(input, spec, model, prepared);
   prepared.n_logits = input.logits_to_keep.value_or(prepared.n_pos);
   if (prepared.n_logits < 1 || prepared.n_logits > prepared.n_pos) {
     throw ArgumentError("logits_to_keep is " + std::to_string(prepared.n_logits) +
                         "; wanted 1 to " + std::to_string(prepared.n_pos) + " (positions)");
   }
-  take_mask(input, spec, model, prepared);
+  take_mask(input, range, spec, model, prepared);
   take_keys(input, spec, prepared);
   take_positions(input, model, prepared);
-  take_media(input, spec, model, prepared);
+  take_media(input, range, spec, model, prepared);
   prepared.is_plain = !input.position_ids.defined() && !prepared.valid.defined() &&
                       !prepared.blocks.defined() && !prepared.kv_cache;
   return prepared;

@@ -26,7 +26,8 @@ struct Input {
   /// [batch pos], 0 at padding; undefined: padding ids at the ends of rows are padding.
   at::Tensor attention_mask{};
   at::Tensor position_ids{};  // [batch|1 pos] int64; undefined: counted from the mask
-  /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: as the ids say.
+  /// [batch pos] int64: 0 text, 1 image, 2 video, 3 audio; undefined: as the ids say. A media id of
+  /// type 0 is one that the model wrote: it stands for nothing and is looked up as padding.
   at::Tensor token_types{};
   Media media{};
   /// The first tokens, whose media ids stand for media; those behind them were generated, and a
@@ -77,7 +78,10 @@ struct PreparedInput {
 /// Throws ArgumentError that names the argument, what it is and what it should be.
 PreparedInput prepare(const Input& input, const ModelSpec& spec, const at::TensorOptions& model);
 
+struct TokenRange {
+  std::int64_t lowest = 0, highest = -1;  // of no tokens
+};
 /// Throws ArgumentError when an id has no row in one of the embedding tables.
-void check_token_range(const at::Tensor& tokens, const ModelSpec& spec);
+TokenRange check_token_range(const at::Tensor& tokens, const ModelSpec& spec);
 
 }  // namespace bezel::bridge

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
+
 #include "bezel/bridge/argument.h"
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/hooks/error.h"
@@ -180,6 +182,21 @@ Sound prepare_sound(const Media& media, const AudioSpec& spec, const at::TensorO
   return sound;
 }
 
+// The first of the wrong ones [batch pos].
+[[noreturn]] void refuse_type(const at::Tensor& types, const at::Tensor& tokens,
+                              const at::Tensor& wrong) {
+  constexpr std::array kNames = {"text", "image", "video", "audio"};
+  const auto place = wrong.nonzero()[0];
+  const auto row = place[0].item<std::int64_t>(), pos = place[1].item<std::int64_t>();
+  const auto type = types[row][pos].item<std::int64_t>();
+  const std::string name = kNames.at(static_cast<std::size_t>(type));
+  throw ArgumentError("mm_token_type_ids at [" + std::to_string(row) + ", " + std::to_string(pos) +
+                      "] is " + std::to_string(type) + " (" + name + "), and the token there is " +
+                      std::to_string(tokens[row][pos].item<std::int64_t>()) +
+                      ", which stands for no " + name + "; wanted the model's " + name +
+                      " id there, or 0 (text)");
+}
+
 at::Tensor where_any(const at::Tensor& places) {
   return places.any().item<bool>() ? places : at::Tensor();
 }
@@ -240,14 +257,30 @@ at::Tensor types_of(const MediaPlaces& places) {
   return types;
 }
 
-MediaPlaces places_of_media(const at::Tensor& tokens, const at::Tensor& token_types,
-                            const ModelSpec& spec) {
-  const auto places = [&](const std::optional<std::int64_t>& id, Type type) {
-    if (token_types.defined()) return where_any(token_types == type);
-    return id && tokens.defined() ? where_any(tokens == *id) : at::Tensor();
+MediaPlaces places_of_ids(const at::Tensor& tokens, std::int64_t highest, const ModelSpec& spec) {
+  // Media ids stand behind those of words: most texts are known to hold none without a look.
+  const auto places = [&](const std::optional<std::int64_t>& id) {
+    return id && highest >= *id ? where_any(tokens == *id) : at::Tensor();
   };
   const MediaIds& ids = spec.media_ids;
-  return {places(ids.image, kImage), places(ids.video, kVideo), places(ids.audio, kAudio)};
+  return {places(ids.image), places(ids.video), places(ids.audio)};
+}
+
+MediaPlaces places_of_types(const at::Tensor& types, const at::Tensor& tokens,
+                            const MediaPlaces& by_id, const PreparedMedia& media) {
+  const auto places = [](const at::Tensor& of_all) -> MediaPlaces {
+    return {where_any(of_all == kImage), where_any(of_all == kVideo), where_any(of_all == kAudio)};
+  };
+  if (!tokens.defined()) return media.any() ? places(types) : MediaPlaces();
+  auto of_ids = types_of(by_id);
+  if (!of_ids.defined()) {
+    if (!media.any()) return {};
+    of_ids = at::zeros_like(types);
+  }
+  auto wrong = at::logical_and(types != kText, types != of_ids);
+  if (!media.any()) wrong = wrong.logical_and(of_ids != kText);
+  if (wrong.any().item<bool>()) refuse_type(types, tokens, wrong);
+  return places(at::where(of_ids == kText, of_ids, types));
 }
 
 void check_counts(const MediaPlaces& places, const PreparedMedia& media) {

@@ -45,6 +45,7 @@ struct PreparedMedia {
   Sound sound;    // features undefined: none
   bool has_images() const { return images.pixels.defined(); }
   bool has_audio() const { return sound.features.defined(); }
+  bool any() const { return has_images() || has_audio(); }
 };
 
 /// Throws ArgumentError that names the argument, what it is and what it should be, and
@@ -63,9 +64,14 @@ struct MediaPlaces {
 /// 0 text, 1 image, 2 video, 3 audio [batch pos]; undefined where all is text.
 at::Tensor types_of(const MediaPlaces& places);
 
-/// By the types of tokens (1 image, 2 video, 3 audio), or where they are undefined by the ids.
-MediaPlaces places_of_media(const at::Tensor& tokens, const at::Tensor& token_types,
-                            const ModelSpec& spec);
+/// Where ids of media stand; highest: the largest of the ids.
+MediaPlaces places_of_ids(const at::Tensor& tokens, std::int64_t highest, const ModelSpec& spec);
+
+/// Those of them whose types (types_of) say so: a media id of type 0 was generated and is text.
+/// Without tokens the types alone. Throws ArgumentError where a type contradicts an id. Without
+/// media the types of ordinary ids say only which of them see each other.
+MediaPlaces places_of_types(const at::Tensor& types, const at::Tensor& tokens,
+                            const MediaPlaces& by_id, const PreparedMedia& media);
 
 /// Throws ArgumentError where the tokens are not as many as the soft tokens.
 void check_counts(const MediaPlaces& places, const PreparedMedia& media);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import torch
+from torch.nn import functional
 
 from bezel import _C
 from bezel.cache import ActivationCache
@@ -92,6 +93,17 @@ def core_media(arguments: MediaArguments) -> _C.Input:
     for name, value in arguments.items():
         if value is not None:
             _set(made, name, value, _FIELDS[name])
+    return made
+
+
+def continued(prompt: _C.Input, n_new: int) -> _C.Input:
+    """A prompt of ids with as many tokens more behind it, and its media."""
+    made = _C.Input()
+    for field in ("tokens", *(_CORE_NAMES.get(name, name) for name in MEDIA)):
+        given = getattr(prompt, field)
+        if given is not None:
+            by_token = field in ("tokens", "token_types")
+            setattr(made, field, functional.pad(given, (0, n_new)) if by_token else given)
     return made
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 
@@ -11,7 +11,7 @@ from bezel import _C, loading
 from bezel.arguments import MediaArguments, core_media
 from bezel.cache import ActivationCache
 from bezel.errors import ArgumentError
-from bezel.hooks import Contexts, HookPair
+from bezel.hooks import Contexts, HookPair, RegisteredHook
 from bezel.running import Running
 from bezel.selection import NamesFilter, selectors
 
@@ -34,21 +34,26 @@ class Encoded(NamedTuple):
     cache: ActivationCache
 
 
+class EncodeOptions(TypedDict, total=False):
+    """What is asked of the encoders beside their features."""
+
+    names_filter: NamesFilter
+    fwd_hooks: Iterable[HookPair] | None
+    bwd_hooks: Iterable[HookPair] | None
+    incl_bwd: bool
+    device: torch.device | str | None
+
+
 class Encoding(Running):
     """Sight and hearing alone: their values, edits and gradients under the names of a whole run."""
 
-    def vision(  # noqa: PLR0913  one argument for each tensor
+    def vision(
         self,
         pixel_values: torch.Tensor | None = None,
         image_position_ids: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_position_ids: torch.Tensor | None = None,
-        *,
-        names_filter: NamesFilter = None,
-        fwd_hooks: Iterable[HookPair] | None = None,
-        bwd_hooks: Iterable[HookPair] | None = None,
-        incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> Encoded:
         """Images and videos → what stands in the places of their tokens, without a text.
 
@@ -57,13 +62,12 @@ class Encoding(Running):
             image_position_ids: [image patch 2]: column and row of each patch, -1 at padding.
             pixel_values_videos: [video frame patch d_patch].
             video_position_ids: [video frame patch 2].
-            names_filter: Which values of the encoder and its projector to keep, as in
-                `run_with_cache`; None keeps all that are not on demand.
-            fwd_hooks: (name, function) pairs, as in `run_with_hooks`. Standing and context hooks
-                apply as well.
-            bwd_hooks: The same for gradients, in your later backward().
-            incl_bwd: Keep gradients too; they arrive with your own backward().
-            device: Where values are kept; None leaves them.
+            **options: names_filter: which values of the encoder and its projector to keep, and of
+                SAEs at them, as in `run_with_cache`; None keeps all that are not on demand.
+                fwd_hooks: (name, function) pairs, as in `run_with_hooks`; standing and context
+                hooks apply as well. bwd_hooks: the same for gradients, in your later backward().
+                incl_bwd: keep gradients too; they arrive with your own backward(). device: where
+                values are kept; None leaves them.
 
         Returns:
             The features [soft d_model], and the cache.
@@ -85,32 +89,20 @@ class Encoding(Running):
             "pixel_values_videos": pixel_values_videos,
             "video_position_ids": video_position_ids,
         }
-        request = self._request_of(names_filter, incl_bwd, device)
-        images, _, cache = self._encode(media, request, fwd_hooks, bwd_hooks)
-        assert images is not None
-        return Encoded(images, cache)
+        return self._encode(media, **options)
 
-    def audio(  # noqa: PLR0913  as `vision`
+    def audio(
         self,
         input_features: torch.Tensor,
         input_features_mask: torch.Tensor | None = None,
-        *,
-        names_filter: NamesFilter = None,
-        fwd_hooks: Iterable[HookPair] | None = None,
-        bwd_hooks: Iterable[HookPair] | None = None,
-        incl_bwd: bool = False,
-        device: torch.device | str | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> Encoded:
         """Clips → what stands in the places of their tokens, without a text.
 
         Args:
             input_features: [audio mel_frame mel]; without an encoder [audio frame d].
             input_features_mask: [audio mel_frame], 0 at padding; None: all are valid.
-            names_filter: As in `vision`.
-            fwd_hooks: As in `vision`.
-            bwd_hooks: As in `vision`.
-            incl_bwd: As in `vision`.
-            device: As in `vision`.
+            **options: As in `vision`.
 
         Returns:
             The features [soft d_model] of valid frames, and the cache.
@@ -127,33 +119,37 @@ class Encoding(Running):
             "input_features": input_features,
             "input_features_mask": input_features_mask,
         }
-        request = self._request_of(names_filter, incl_bwd, device)
-        _, sound, cache = self._encode(media, request, fwd_hooks, bwd_hooks)
-        assert sound is not None
-        return Encoded(sound, cache)
+        return self._encode(media, **options)
 
-    def _request_of(
-        self, names_filter: NamesFilter, incl_bwd: bool, device: torch.device | str | None
-    ) -> _C.Request:
+    def _encode(
+        self,
+        media: MediaArguments,
+        *,
+        names_filter: NamesFilter = None,
+        fwd_hooks: Iterable[HookPair] | None = None,
+        bwd_hooks: Iterable[HookPair] | None = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+    ) -> Encoded:
+        if all(value is None for value in media.values()):
+            raise ArgumentError(f"there is nothing to encode; wanted one of {', '.join(media)}")
         request = _C.Request()
         for chosen in selectors(names_filter):
             request.record(chosen)
         request.gradients = incl_bwd
         request.device = None if device is None else loading.find_device(device)
-        return request
-
-    def _encode(
-        self,
-        media: MediaArguments,
-        request: _C.Request,
-        fwd_hooks: Iterable[HookPair] | None,
-        bwd_hooks: Iterable[HookPair] | None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, ActivationCache]:
-        if all(value is None for value in media.values()):
-            raise ArgumentError(f"there is nothing to encode; wanted one of {', '.join(media)}")
         made = core_media(media)
         self._add_registered(request, made, is_partial=True)
-        for hook in self._own(fwd_hooks, bwd_hooks, Contexts()):
+        own = self._own(fwd_hooks, bwd_hooks, Contexts())
+        for hook in own:
             hook.add_to(request)
+        features, cache = self._run_encoder(made, request, own)
+        return Encoded(features, ActivationCache(cache, self))
+
+    def _run_encoder(
+        self, made: _C.Input, request: _C.Request, own: Sequence[RegisteredHook]
+    ) -> tuple[torch.Tensor, _C.ActivationCache]:
         images, sound, cache = self._core.encode(made, request, self._path)
-        return images, sound, ActivationCache(cache, self)
+        features = sound if images is None else images
+        assert features is not None
+        return features, cache

@@ -82,7 +82,8 @@ class Generating(Encoding):
                 `to_tokens`. padding_side: "left"; behind padding on the right nothing could
                 follow. attention_mask, position_ids: [batch pos]. pixel_values …,
                 mm_token_type_ids: images, videos and sounds of the prompt, as in `forward`; a
-                media id that is generated stands for none. verbose: a progress bar for what takes
+                media id that is generated stands for none (to run such a text again, give it type
+                0). verbose: a progress bar for what takes
                 more than a second.
 
         Returns:

@@ -48,7 +48,8 @@ class Running(StandingHooks):
                 input_features [audio frame mel], with input_features_mask [audio frame], 0 at
                 padding: see `prepare_multimodal_inputs`, which makes them all.
                 mm_token_type_ids: [batch pos], 0 text, 1 image, 2 video, 3 audio; as the ids say
-                when not given. start_at_layer, stop_at_layer: the blocks to run; with
+                when not given. A media id that the model wrote has type 0: nothing stands for it.
+                start_at_layer, stop_at_layer: the blocks to run; with
                 stop_at_layer the stream entering that block is returned. logits_to_keep: the last
                 positions only.
                 labels: [batch pos], -100 is ignored; the tokens when not given. tokens: ids that

@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 import torch
 
 from bezel import _C
+from bezel.arguments import continued
 from bezel.caching_hooks import Saver
 from bezel.hooks import Contexts, Direction, Hook
 from bezel.sae_attached import AttachedSae
@@ -113,25 +114,26 @@ class StepKeeper(_Onlooker):
     def begin(self, request: _C.Request, prompt: _C.Input, max_new_tokens: int) -> None:
         """Adds it to every step. Raises CacheTooLargeError where all of them would not fit."""
         if prompt.tokens is not None:
-            text = _C.Input()
-            batch, pos = prompt.tokens.shape
-            text.tokens = torch.zeros((batch, pos + max(0, max_new_tokens)), dtype=torch.int64)
-            run = RunOfInput(self._core, text)
+            run = RunOfInput(self._core, continued(prompt, max(0, max_new_tokens)))
             check_fits(run, request, self._attached, self.names, How())
         self.add_to(request)
 
     def move_to(self, cache: _C.ActivationCache) -> None:
         """Puts all steps together behind the values of the model."""
         for name in list(self._steps):  # the steps of a name go before the next is joined
-            cache.put(name, torch.cat(self._steps.pop(name), self._dims[name]))
+            cache.put(name, torch.cat(self._steps.pop(name), self._dims[name] or 0))
 
     def _keep(self, value: torch.Tensor, hook: Hook) -> None:
-        dim, n_new = self._dims[hook.name], hook.positions.shape[1]
+        dim = self._dims[hook.name]
+        if dim is None:  # of an encoder: the media came with the prompt
+            self._steps[hook.name] = [value.clone()]
+            return
+        n_new = hook.positions.shape[1]
         new = value.narrow(dim, value.shape[dim] - n_new, n_new).clone()
         before = self._steps.get(hook.name, []) if self._joins else []
         self._steps[hook.name] = [*before, new]
 
 
-def _position_axis(axes: Axes) -> int:
+def _position_axis(axes: Axes) -> int | None:
     """Where the steps of a generation follow each other; shared keys grow along k_pos."""
-    return next(axes.index(word) for word in ("pos", "q_pos", "k_pos") if word in axes)
+    return next((axes.index(word) for word in ("pos", "q_pos", "k_pos") if word in axes), None)

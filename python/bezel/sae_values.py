@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import torch
 
 from bezel import _C, loading
-from bezel.arguments import ForwardArguments, MediaArguments, ModelInput, Result, core_input
+from bezel.arguments import (
+    ForwardArguments,
+    MediaArguments,
+    ModelInput,
+    Result,
+    core_input,
+    core_media,
+)
 from bezel.cache import ActivationCache
+from bezel.encoding import Encoded
 from bezel.hooks import Contexts, Direction, HookFunction, HookNames, HookPair, RegisteredHook
 from bezel.plan import Plan, with_values
 from bezel.running import _PARTIAL, Running, _Run
@@ -42,16 +50,11 @@ class SaeValues(SaeAttaching):
         """`Running.run_with_cache`, for names of attached SAEs too."""
         chosen = self._split(names_filter)
         fwd, bwd = [*(fwd_hooks or ())], [*(bwd_hooks or ())]
+        names: NamesFilter = chosen.of_model
         if chosen.of_saes:
-            names: NamesFilter = self._computed(chosen, input, options)
-            how, attached = _how(**options), self._attached().values()
-            kept = Kept(how.dtype, alone=not names)
-            fwd.append(cast(HookPair, Keeper(chosen, "fwd", kept, how, attached)))
-            if how.gradients:
-                bwd.append(cast(HookPair, Keeper(chosen, "bwd", kept, how, attached)))
+            names = self._computed(chosen, self._made_if_partial(input, options))
+            self._keep(chosen, not names, _how(**options), fwd, bwd)
             names = names or self._something(options.get("start_at_layer"))
-        else:
-            names = chosen.of_model
         return super().run_with_cache(input, names, fwd_hooks=fwd, bwd_hooks=bwd, **options)
 
     def plan(
@@ -145,6 +148,30 @@ class SaeValues(SaeAttaching):
         attached = self._attached().values()
         return [StepKeeper(chosen, self._core, attached, options.uses_kv_cache)]
 
+    def _encode(
+        self,
+        media: MediaArguments,
+        *,
+        names_filter: NamesFilter = None,
+        fwd_hooks: Iterable[HookPair] | None = None,
+        bwd_hooks: Iterable[HookPair] | None = None,
+        **options: Any,
+    ) -> Encoded:
+        chosen = self._split(names_filter)
+        fwd, bwd = [*(fwd_hooks or ())], [*(bwd_hooks or ())]
+        names: NamesFilter = chosen.of_model
+        if chosen.of_saes:
+            names = self._computed(chosen, core_media(media))
+            self._keep(chosen, not names, _how(**options), fwd, bwd)
+            names = names or _PROJECTED.__contains__
+        return super()._encode(media, names_filter=names, fwd_hooks=fwd, bwd_hooks=bwd, **options)
+
+    def _run_encoder(
+        self, made: _C.Input, request: _C.Request, own: Sequence[RegisteredHook]
+    ) -> tuple[torch.Tensor, _C.ActivationCache]:
+        features, cache = super()._run_encoder(made, request, own)
+        return features, _with_kept(cache, request, own)
+
     def _run(
         self,
         input: ModelInput,
@@ -153,10 +180,7 @@ class SaeValues(SaeAttaching):
         own: Sequence[RegisteredHook] = (),
     ) -> _Run:
         run = super()._run(input, request, arguments, own)
-        asked_of(request).run = None  # what backward() holds holds no input
-        for keeper in own:
-            if isinstance(keeper, Keeper):
-                run.cache = keeper.kept.move_to(run.cache)
+        run.cache = _with_kept(run.cache, request, own)
         return run
 
     def _add_registered(self, request: _C.Request, made: _C.Input, is_partial: bool) -> None:
@@ -164,15 +188,32 @@ class SaeValues(SaeAttaching):
             asked_of(request).run = RunOfInput(self._core, made)
         super()._add_registered(request, made, is_partial)
 
-    def _computed(self, chosen: Chosen, input: ModelInput, options: Any) -> list[OneName]:
-        """What is for the core, without what the run skips where an SAE has what was meant."""
+    def _keep(
+        self, chosen: Chosen, alone: bool, how: How, fwd: list[HookPair], bwd: list[HookPair]
+    ) -> None:
+        """Adds what keeps values of SAEs to the hooks of a run."""
+        attached, kept = self._attached().values(), Kept(how.dtype, alone)
+        fwd.append(cast(HookPair, Keeper(chosen, "fwd", kept, how, attached)))
+        if how.gradients:
+            bwd.append(cast(HookPair, Keeper(chosen, "bwd", kept, how, attached)))
+
+    def _made_if_partial(self, input: ModelInput, options: Any) -> _C.Input | None:
+        """The input of a run that may not compute every value."""
         is_partial = not _PARTIAL.isdisjoint(options) or (
             isinstance(input, torch.Tensor) and input.is_floating_point()
         )
-        if not is_partial or not any(chosen.inside):
-            return chosen.of_model
+        if not is_partial:
+            return None
         given = {key: options[key] for key in ForwardArguments.__annotations__ if key in options}
-        made = core_input(input, cast(ForwardArguments, given), self.tokenizer, self.cfg)
+        return core_input(input, cast(ForwardArguments, given), self.tokenizer, self.cfg)
+
+    def _computed(self, chosen: Chosen, made: _C.Input | None) -> list[OneName]:
+        """What is for the core, without what the run skips where an SAE has what was meant.
+
+        made: The input of a run that may skip something.
+        """
+        if made is None or not any(chosen.inside):
+            return chosen.of_model
         run = RunOfInput(self._core, made)
         places = {name: one.place for one in self._attached().values() for name in one.dtypes}
 
@@ -188,6 +229,21 @@ class SaeValues(SaeAttaching):
         """A name for the core where only SAEs were named: little, and computed by every run."""
         layer = start % self.cfg.n_layers if isinstance(start, int) else 0
         return frozenset(("hook_full_embed", f"blocks.{layer}.hook_resid_pre")).__contains__
+
+
+# A name for the core where only SAEs of an encoder were named.
+_PROJECTED = frozenset(("vision_projector.hook_out", "audio_projector.hook_out"))
+
+
+def _with_kept(
+    cache: _C.ActivationCache, request: _C.Request, own: Sequence[RegisteredHook]
+) -> _C.ActivationCache:
+    """The cache of a run that has ended, with what was kept of its SAEs."""
+    asked_of(request).run = None  # what backward() holds holds no input
+    for keeper in own:
+        if isinstance(keeper, Keeper):
+            cache = keeper.kept.move_to(cache)
+    return cache
 
 
 def _how(

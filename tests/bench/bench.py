@@ -22,9 +22,11 @@ from bench_runs import bench_edits, bench_loading, bench_memory, bench_model
 from models import E2B_WIDTH, TINY
 from report import write_section
 
+Tables = dict[str, Callable[[], str]]
 
-def tables(seconds: float, programs: Path) -> dict[str, Callable[[], str]]:
-    """Every table by the name that --only takes."""
+
+def speed_tables(seconds: float, programs: Path) -> Tables:
+    """Of text, by the name that --only takes."""
     return {
         "tiny": lambda: bench_model(
             "Tiny: 10 layers, width 128, 64 tokens, float32", TINY, torch.float32, 64, seconds
@@ -47,30 +49,37 @@ def tables(seconds: float, programs: Path) -> dict[str, Callable[[], str]]:
         "attribution-e2b": lambda: bench_attribution(
             "Attribution patching, E2B width: 256 tokens, float32", E2B_WIDTH, 256, seconds
         ),
-        "media": lambda: media_tables(seconds),
         "loading": lambda: bench_loading(seconds),
         "memory": bench_memory,
-        "memory-media": media_memory,
     }  # fmt: skip
+
+
+def sections(seconds: float, programs: Path) -> dict[str, Tables]:
+    """The tables of each section of a page."""
+    media: Tables = {"media": lambda: media_tables(seconds), "memory-media": media_memory}
+    return {"speed": speed_tables(seconds, programs), "speed of encoders": media}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each table of times")
-    parser.add_argument("--only", choices=list(tables(0, Path())), help="one table")
-    parser.add_argument("--write", type=Path, help="put the tables between this file's marks")
+    names = [name for made in sections(0, Path()).values() for name in made]
+    parser.add_argument("--only", choices=names, nargs="+", default=names, help="some tables")
+    parser.add_argument("--write", type=Path, help="put whole sections between this file's marks")
     parser.add_argument("--programs", type=Path, default=Path("build/tests"), help="the C++ ones")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    texts = [f"torch {torch.__version__}, {torch.get_num_threads()} threads.\n"]
-    print(texts[0], flush=True)
-    for name, make in tables(arguments.seconds, arguments.programs).items():
-        if arguments.only in (None, name):
-            texts.append(make())
-            print(texts[-1], flush=True)
-    if arguments.write:
-        write_section(arguments.write, "speed", "\n".join(texts))
+    head = f"torch {torch.__version__}, {torch.get_num_threads()} threads.\n"
+    print(head, flush=True)
+    for section, tables in sections(arguments.seconds, arguments.programs).items():
+        texts = [head]
+        for name, make in tables.items():
+            if name in arguments.only:
+                texts.append(make())
+                print(texts[-1], flush=True)
+        if arguments.write and tables.keys() <= set(arguments.only):
+            write_section(arguments.write, section, "\n".join(texts))
     return 0
 
 

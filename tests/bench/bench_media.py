@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from report import table
+from report import table_of_threads
 from timing import Contender, median_ms
 
 import bezel
@@ -59,6 +62,17 @@ def clip() -> dict[str, torch.Tensor]:
     }
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: then the process's CPU time is the run's own."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
+
+
 def bench_encoder(
     title: str,
     media: dict[str, torch.Tensor],
@@ -91,8 +105,10 @@ def bench_encoder(
                 tokens, names, stop_at_layer=0, **media
             ),
         }
-        medians = median_ms(contenders, seconds)
-    return table(title, medians, _PEER)
+        all_cores = median_ms(contenders, seconds / 2)
+        with one_thread():
+            alone = median_ms(contenders, seconds / 2, time.process_time)
+    return table_of_threads(title, alone, all_cores, _PEER)
 
 
 def media_memory() -> str:

@@ -137,6 +137,13 @@ TEST(Input, ImagesAreRunsOfNeighbouringImageOrVideoTokens) {
       prepared({.tokens = ids({0, 0, 0, 0, 0, 0, 0, 0}), .token_types = types}).blocks.defined());
 }
 
+TEST(Input, TypesOfTextAloneLeaveARunPlain) {
+  const auto got =
+      prepare({.tokens = some(), .token_types = ids({0, 3, 0, 0})}, experts_spec(), kModel);
+  EXPECT_FALSE(got.blocks.defined());
+  EXPECT_TRUE(got.is_plain);
+}
+
 TEST(Input, EmbeddingsTakeTheModelsDtypeAndAreACopy) {
   const auto given = stream();
   const auto got = prepared({.tokens = some(), .embeddings = given}).embeddings;

@@ -332,6 +332,50 @@ TEST_P(MediaRun, AMediaIdThatIsGeneratedAsksForNoFeatures) {
   EXPECT_EQ(embed.size(1), 17);
 }
 
+// What a generation with a cache computed is what one run of the whole text does, whose types say
+// that the ids behind the prompt are text.
+TEST_P(MediaRun, ATextWithMediaIdsThatWereGeneratedIsRunAgainWithItsTypes) {
+  const auto only_media = [](const at::Tensor& logits, const HookSite& site) {
+    auto chosen = at::zeros_like(logits);
+    for (const std::int64_t id : {kImageId, kVideoId, kAudioId}) {
+      chosen.select(-1, id).fill_((site.step + id) % 3);
+    }
+    return at::where(chosen == 2, logits + 1e3, logits);
+  };
+  constexpr std::int64_t kNew = 6;
+  const GenerateOptions options{.max_new_tokens = kNew,
+                                .eos_token_ids = std::vector<std::int64_t>{},
+                                .keeps_values = true,
+                                .run = {.path = Path::kOpen}};
+  const hooks::Request request{.names = {"blocks.1.hook_resid_post", "hook_unembed"},
+                               .edits = {hooks::edit("hook_logits", only_media)}};
+  const Input text{.tokens = tiny_tokens(2, 9).clamp_max(19)};
+  for (const Input& prompt : {input_, text}) {
+    const auto made = generate(model_, prompt, request, options);
+    const std::int64_t n_prompt = prompt.tokens.size(1);
+    ASSERT_TRUE((made.tokens.narrow(1, n_prompt, kNew) >= kImageId).all().item<bool>());
+    const auto places = places_of_ids(prompt.tokens, kAudioId, model_.spec());
+    const auto of_prompt = places.any() ? types_of(places) : at::zeros_like(prompt.tokens);
+    Input whole{.tokens = made.tokens.narrow(1, 0, n_prompt + kNew - 1), .media = prompt.media};
+    EXPECT_THROW(run({}, whole), ArgumentError);
+    whole.token_types = at::constant_pad_nd(of_prompt, {0, kNew - 1});
+    const auto again = run({.names = request.names}, whole).cache;
+    for (const auto& [name, value] : again->items()) {
+      EXPECT_LE(distance(made.cache->at(name), value), kRounding) << name;
+    }
+  }
+}
+
+TEST_P(MediaRun, BehindACacheMediaIdsWithoutMediaAreText) {
+  const auto ids = at::full({2, 3}, kImageId, at::kLong);
+  const Input text{.tokens = at::cat({tiny_tokens(2, 9).clamp_max(19), ids}, 1),
+                   .token_types = at::zeros({2, 12}, at::kLong)};
+  Input first{.tokens = text.tokens.narrow(1, 0, 9)}, rest{.tokens = ids};
+  first.kv_cache = rest.kv_cache = std::make_shared<KvCache>(model_.spec());
+  run({}, first);
+  EXPECT_LE(distance(run({}, rest).output, run({}, text).output.narrow(1, 9, 3)), kRounding);
+}
+
 TEST_P(MediaRun, AnEditOfARunThatBeginsBehindTheEmbeddingsCannotReachTheEncoders) {
   const auto stream = run({.names = {"blocks.1.hook_resid_pre"}}).cache;
   Input input = input_;

@@ -166,31 +166,6 @@ TEST(Media, AMaskMayBeOfAnyDtype) {
   }
 }
 
-TEST(Media, PlacesAreThoseOfTheIdsOrOfTheTypesThatAreGiven) {
-  const ModelSpec spec = hearing_spec();
-  const auto tokens = media_tokens(spec);
-  const MediaPlaces by_id = places_of_media(tokens, {}, spec);
-  EXPECT_TRUE(at::equal(by_id.image, tokens == kImageId));
-  EXPECT_TRUE(at::equal(by_id.video, tokens == kVideoId));
-  EXPECT_TRUE(at::equal(by_id.audio, tokens == kAudioId));
-  const auto types = at::zeros_like(tokens);
-  types[0][3] = 1;
-  types[1][2] = 3;
-  const MediaPlaces by_type = places_of_media(tokens, types, spec);
-  EXPECT_TRUE(at::equal(by_type.image, types == 1));
-  EXPECT_FALSE(by_type.video.defined());
-  EXPECT_TRUE(at::equal(by_type.audio, types == 3));
-}
-
-TEST(Media, PlacesAmongTheFirstTokensLeaveOutWhatWasGenerated) {
-  const ModelSpec spec = hearing_spec();
-  const MediaPlaces all = places_of_media(media_tokens(spec), {}, spec);
-  const MediaPlaces first = all.among_first(3);
-  EXPECT_EQ(first.image.sum().item<std::int64_t>(), 3);
-  EXPECT_FALSE(first.video.defined());
-  EXPECT_TRUE(all.among_first(16).audio.is_same(all.audio));
-}
-
 // --- what is refused -----------------------------------------------------------------------------
 
 struct Refusal {

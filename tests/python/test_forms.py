@@ -15,11 +15,13 @@ from bezel.errors import (
     ModelMismatchError,
     UnsupportedError,
 )
-from support import checkpoint_forms, compare, fixtures
+from support import checkpoint_forms, compare, fixtures, media
 from support.lab import Lab
+from support.media_fixtures import MEDIA_RECIPES
 
 NAMES = tuple(fixtures.RECIPES)
 FORMS = [(name, form) for name in NAMES for form in checkpoint_forms.forms_of(name)]
+MEDIA_FORMS = [(name, form) for name in MEDIA_RECIPES for form in checkpoint_forms.forms_of(name)]
 
 
 @pytest.fixture
@@ -44,6 +46,15 @@ def changed_tensors(folder: Path, **tensors: torch.Tensor) -> Path:
 def test_every_form_gives_the_same_logits_bit_for_bit(lab: Lab, name: str, form: str) -> None:
     tokens = fixtures.tokens(33)
     assert torch.equal(lab.bridge(name, form)(tokens), lab.bridge(name)(tokens))
+
+
+@pytest.mark.parametrize(("name", "form"), MEDIA_FORMS)
+def test_every_form_sees_and_hears_the_same_bit_for_bit(lab: Lab, name: str, form: str) -> None:
+    given = media.widest_case(name)
+    got, want = (
+        one(given.tokens, **given.media) for one in (lab.bridge(name, form), lab.bridge(name))
+    )
+    assert torch.equal(got, want)
 
 
 def test_the_forms_differ_where_they_should(lab: Lab) -> None:

@@ -152,7 +152,21 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("input_features_mask", masked_clip), r"input_features_mask: a clip has padding alone"),
     "types of other tokens": (
         put("mm_token_type_ids", lambda v: v[:, :-1]), r"mm_token_type_ids .*\[batch pos\] = "),
-    "types that are something else": (
+    "types of another kind than the ids": (
+        put("mm_token_type_ids", lambda v: torch.where(v == media.IMAGE, media.VIDEO, v)),
+        r"mm_token_type_ids at \[0, 3\] is 2 \(video\), and the token there is .*wanted the "
+        r"model's video id there, or 0"),
+    "types of words": (
+        put("mm_token_type_ids", at((0, 0), 3)),
+        r"mm_token_type_ids at \[0, 0\] is 3 \(audio\), .* stands for no audio"),
+    "types of text at media": (
+        put("mm_token_type_ids", torch.zeros_like),
+        r"tokens hold 0 image tokens; pixel_values makes 7 soft tokens"),
+    "types that are no types": (
+        put("mm_token_type_ids", at((0, 0), 4)), r"mm_token_type_ids is Long .*0 \(text\), 1 \(im"),
+    "types that are floats": (
+        put("mm_token_type_ids", lambda v: v.float()), r"mm_token_type_ids is Float .*integers"),
+    "pixels that are a list": (
         put("pixel_values", lambda v: v.tolist()), r"pixel_values is a list; wanted a tensor"),
 }  # fmt: skip
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from support import media
+from bezel.errors import ArgumentError
+from support import fixtures, media
+from support.compare import logits_gate, relative_rms
 from support.lab import Lab
 from support.media_fixtures import MEDIA_RECIPES
 from support.recipe import FIRST_SPECIAL_ID, MEDIA_IDS
@@ -105,11 +107,54 @@ def test_a_media_id_that_is_generated_stands_for_no_media(
     assert torch.equal(new, of_padding["hook_embed"].expand_as(new))
 
 
-def test_media_that_do_not_fit_the_prompt_are_refused(lab: Lab) -> None:
-    import bezel
+@pytest.mark.parametrize("with_types", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_with_generated_media_ids_is_run_again_with_its_types(
+    lab: Lab, name: str, with_types: bool
+) -> None:
+    """Type 0 says that no medium stands behind an id; what a cache computed is that run's."""
+    given, bridge = media.widest_case(name), lab.bridge(name, path="open")
+    types = given.media["mm_token_type_ids"]
+    arguments = {key: v for key, v in given.media.items() if key != "mm_token_type_ids"}
+    with bridge.hooks([("hook_logits", only_images)]):
+        tokens, cache = bridge.generate(
+            given.tokens, N_NEW, stop_at_eos=False, verbose=False, return_cache=True,
+            names_filter="hook_unembed", **(given.media if with_types else arguments),
+        )  # fmt: skip
+    whole, n_more = tokens[:, :-1], N_NEW - 1
+    if "attention_mask" in arguments:
+        mask = arguments["attention_mask"]
+        arguments["attention_mask"] = torch.nn.functional.pad(mask, (0, n_more), value=1)
+    with pytest.raises(ArgumentError, match="image tokens; pixel_values makes"):
+        bridge(whole, **arguments)
+    arguments["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, n_more))
+    _, again = bridge.run_with_cache(whole, "hook_unembed", **arguments)
+    want, valid = (
+        cache["hook_unembed"],
+        torch.nn.functional.pad(given.valid, (0, n_more), value=True),
+    )
+    assert relative_rms(again["hook_unembed"][valid], want[valid]) <= 1e-5
 
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generated_media_ids_are_to_transformers_what_they_are_here(lab: Lab, name: str) -> None:
+    """Without features it looks them up as padding; types of 0 keep them out of its blocks."""
+    model, bridge = lab.reference(name), lab.bridge(name)
+    tokens = fixtures.tokens(12)
+    for column, kind in ((5, "image"), (6, "image"), (7, "video"), (9, "audio")):
+        tokens[:, column] = MEDIA_IDS[f"{kind}_token_id"]
+    types = torch.zeros_like(tokens)
+    with torch.no_grad():
+        want = model(input_ids=tokens, mm_token_type_ids=types).logits
+    got = bridge(tokens, mm_token_type_ids=types)
+    assert (got - want).abs().max() <= logits_gate(want)
+    with pytest.raises(ArgumentError, match="tokens hold 4 image tokens, and pixel_values is miss"):
+        bridge(tokens)
+
+
+def test_media_that_do_not_fit_the_prompt_are_refused(lab: Lab) -> None:
     given, bridge = media.widest_case("sight_e2b"), lab.bridge("sight_e2b")
-    with pytest.raises(bezel.errors.ArgumentError, match="pixel_values is missing"):
+    with pytest.raises(ArgumentError, match="pixel_values is missing"):
         bridge.generate(given.tokens, 1, verbose=False)
-    with pytest.raises(bezel.errors.ArgumentError, match="pixel_values_videos is a list"):
+    with pytest.raises(ArgumentError, match="pixel_values_videos is a list"):
         bridge.generate(given.tokens, 1, verbose=False, pixel_values_videos=[1])

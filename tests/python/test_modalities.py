@@ -77,6 +77,18 @@ def test_a_call_without_media_does_not_touch_the_towers(lab: Lab, name: str) -> 
         bridge.run_with_hooks(TOKENS, hooks)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_towers_that_hold_nothing_but_nan_are_not_felt_by_text(lab: Lab, name: str) -> None:
+    want = lab.bridge(name)(TOKENS)
+    spoilt = bezel.Bridge.from_pretrained(lab.folder(name), dtype=torch.float32)
+    for key, weight in spoilt.named_weights():
+        if key.split(".")[0] in ("vision", "audio"):
+            weight.fill_(torch.nan)
+    assert torch.equal(spoilt(TOKENS), want)
+    given = media.widest_case(name)
+    assert spoilt(given.tokens, **given.media).isnan().any()
+
+
 def test_other_words_are_refused(lab: Lab) -> None:
     with pytest.raises(ArgumentError, match=r'"text", "vision" and "audio"'):
         bezel.Bridge.from_pretrained(lab.folder("sound"), modalities=("text", "video"))

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bezel.errors import ArgumentError
 from support import compare, exact_towers, small_processors
 from support.lab import Lab
 from support.media_fixtures import MEDIA_RECIPES
-
-pytest.importorskip("torchvision", reason="the processors of transformers need it")
-Image = pytest.importorskip("PIL.Image")
 
 NAMES = tuple(MEDIA_RECIPES)
 WITH_EARS = tuple(name for name in NAMES if MEDIA_RECIPES[name].audio)

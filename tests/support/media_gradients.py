@@ -61,8 +61,24 @@ def _shaped(only: torch.Tensor | None, tail: tuple[int, ...], gradient: Any) -> 
     return kept.reshape(*kept.shape[:-1], *tail) if tail else kept
 
 
-def capture_media_gradients(model: Any, inputs: Mapping[str, torch.Tensor]) -> Values:
-    """dL/d(value) of the mean loss at names of towers and projectors, float64 oracles too."""
+Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def mean_loss(logits: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Of the next tokens; the model's own loss passes through float32."""
+    labels = labels_of(tokens, valid)[:, 1:]
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten())
+
+
+def last_logits(logits: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """One logit behind the last token of each row, summed."""
+    return logits[:, -1, 7].sum()
+
+
+def capture_media_gradients(
+    model: Any, inputs: Mapping[str, torch.Tensor], objective: Objective = mean_loss
+) -> Values:
+    """d(objective)/d(value) at names of towers and projectors, float64 oracles too."""
     dtype = next(model.parameters()).dtype
     given = {
         key: value.to(dtype, copy=True).requires_grad_() if value.is_floating_point() else value
@@ -73,9 +89,6 @@ def capture_media_gradients(model: Any, inputs: Mapping[str, torch.Tensor]) -> V
     arguments = reference_arguments(model, given)
     recorder = GradientRecorder(model, *tokens.shape)
     with recorder.attached():
-        labels = labels_of(tokens, valid)[:, 1:]
-        logits = model(**arguments, use_cache=False).logits[:, :-1]
-        # The model's own loss passes through float32.
-        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+        objective(model(**arguments, use_cache=False).logits, tokens, valid).backward()
     model.zero_grad()
     return recorder.gradients()
