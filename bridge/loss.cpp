@@ -43,19 +43,27 @@ at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
                           const at::Tensor& valid) {
   check_labels(logits, labels);
   const auto predicting = ops::widened(logits.narrow(1, 0, logits.size(1) - 1));
-  return at::cross_entropy_loss(predicting.transpose(1, 2), targets(labels.to(at::kLong), valid),
-                                {}, at::Reduction::None, kIgnored);
+  const auto next = targets(labels.to(at::kLong), valid);
+  // As rows: with d_vocab in the middle, where it may stand too, all logits would be copied there.
+  return at::cross_entropy_loss(predicting.flatten(0, 1), next.flatten(), {}, at::Reduction::None,
+                                kIgnored)
+      .view_as(next);
 }
 
-at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
-  check_labels(logits, labels);
+at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid) {
   const auto counted = (targets(labels, valid) != kIgnored).sum();
   if (counted.item<std::int64_t>() == 0) {
     throw ArgumentError(
         "the loss has no pair of neighbouring valid tokens to average over; give at least two "
         "tokens");
   }
-  return loss_per_token(logits, labels, valid).sum() / counted;
+  return counted;
+}
+
+at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
+  check_labels(logits, labels);
+  const auto n = n_pairs(labels, valid);
+  return loss_per_token(logits, labels, valid).sum() / n;
 }
 
 }  // namespace bezel::bridge
