@@ -64,6 +64,19 @@ TEST(P1Values, WithoutAMaskEveryPositionCounts) {
   EXPECT_GT(compare_value(whole, got, reference, 1).whole, 0);
 }
 
+TEST(P1Values, NoQuerySeesAPaddedKey) {
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  auto want = at::ones({2, 1, 3, 3});
+  want.select(0, 1).select(-1, 0).fill_(kLowest);
+  const auto reference = reference_of(want, {"batch", "head", "q_pos", "k_pos"});
+  auto got = want.clone();
+  got[1][0][0][0] = 1;  // of a padded query
+  EXPECT_EQ(compare_value(kPadded, got, reference, 1).whole, 0);
+  got[1][0][2][0] = 1;
+  EXPECT_EQ(compare_value(kPadded, got, reference, 1).whole, INFINITY);
+  EXPECT_EQ(compare_value(kPadded, got, reference, 1).place, (Index{1, 0, 2, 0}));
+}
+
 /// Logits as a bundle keeps them: the highest few.
 ReferenceLogits kept_of(const at::Tensor& logits, std::int64_t n) {
   const auto [values, ids] = logits.topk(n, -1);

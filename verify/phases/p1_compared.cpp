@@ -14,9 +14,8 @@ namespace {
 
 using Kept = std::vector<std::vector<std::size_t>>;  // places along each axis
 
-bool is_position(const std::string& axis) {
-  return axis == "pos" || axis == "q_pos" || axis == "k_pos";
-}
+// Keys count at padding too: no query sees them, which scores and pattern must say.
+bool is_position(const std::string& axis) { return axis == "pos" || axis == "q_pos"; }
 
 std::vector<std::size_t> all_of(std::size_t n) {
   std::vector<std::size_t> all(n);
@@ -34,7 +33,7 @@ Pairing pair_up(const Case& input, std::size_t row, const ReferenceValue& refere
   Pairing pairing;
   for (std::size_t axis = 0; axis < reference.axes.size(); ++axis) {
     const std::string& word = reference.axes[axis];
-    const bool is_sampled_position = reference.sample && word != "k_pos" && is_position(word);
+    const bool is_sampled_position = reference.sample && is_position(word);
     const bool is_sampled_dim = reference.sample && axis + 1 == reference.axes.size();
     std::vector<std::size_t> places = all_of(got_shape[axis]);
     if (is_sampled_position) {
