@@ -96,6 +96,10 @@ double kl_by_loops(const at::Tensor& got, const at::Tensor& want, int row, int p
   return kl;
 }
 
+SeenLogits seen_of(const at::Tensor& logits, const ReferenceLogits& reference) {
+  return seen_logits(logits, reference, 0);
+}
+
 TEST(P1Logits, OfTheWholeVocabularyTheDivergenceIsThatOfLoopsAndOfAPartIsLess) {
   at::manual_seed(2);
   const auto want = at::randn({2, 3, 10}) * 2, got = want + at::randn({2, 3, 10}) * 0.3;
@@ -106,14 +110,15 @@ TEST(P1Logits, OfTheWholeVocabularyTheDivergenceIsThatOfLoopsAndOfAPartIsLess) {
       n_top += got[row][pos].argmax().item<int>() == want[row][pos].argmax().item<int>() ? 1 : 0;
     }
   }
-  const auto whole = likelihoods_of(kPadded, got, kept_of(want, 10));
+  const auto whole = likelihoods_of(kPadded, seen_of(got, kept_of(want, 10)), kept_of(want, 10));
   EXPECT_NEAR(whole.kl, kl, 1e-5 * kl);
   EXPECT_EQ(whole.n_top, n_top);
   EXPECT_EQ(whole.n, 5);
-  const auto part = likelihoods_of(kPadded, got, kept_of(want, 5));
+  const auto part = likelihoods_of(kPadded, seen_of(got, kept_of(want, 5)), kept_of(want, 5));
   EXPECT_GT(part.kl, 0);
   EXPECT_LT(part.kl, kl);
-  EXPECT_NEAR(likelihoods_of(kPadded, want, kept_of(want, 5)).kl, 0, 1e-6);
+  EXPECT_NEAR(likelihoods_of(kPadded, seen_of(want, kept_of(want, 5)), kept_of(want, 5)).kl, 0,
+              1e-6);
 }
 
 TEST(P1Logits, TheLargestGapIsFoundAtItsPlaceAndNoneIsFurtherThanANaN) {
@@ -121,14 +126,15 @@ TEST(P1Logits, TheLargestGapIsFoundAtItsPlaceAndNoneIsFurtherThanANaN) {
   const auto want = at::randn({2, 3, 10});
   auto got = want.clone();
   got[1][0] += 5;  // padding
-  EXPECT_EQ(gaps_of(kPadded, got, kept_of(want, 10)).top, 0);
+  EXPECT_EQ(gaps_of(kPadded, seen_of(got, kept_of(want, 10)), kept_of(want, 10)).top, 0);
   got[1][2][7] += 0.5;
-  const auto gaps = gaps_of(kPadded, got, kept_of(want, 10));
+  const auto gaps = gaps_of(kPadded, seen_of(got, kept_of(want, 10)), kept_of(want, 10));
   EXPECT_NEAR(gaps.top, 0.5, 1e-6);
   EXPECT_EQ(gaps.place, (Index{1, 2, 7}));
   got[0][1][3] = std::nan("");
-  EXPECT_EQ(gaps_of(kPadded, got, kept_of(want, 10)).top, INFINITY);
-  EXPECT_EQ(gaps_of(kPadded, got, kept_of(want, 10)).log_sum_exp, INFINITY);
+  EXPECT_EQ(gaps_of(kPadded, seen_of(got, kept_of(want, 10)), kept_of(want, 10)).top, INFINITY);
+  EXPECT_EQ(gaps_of(kPadded, seen_of(got, kept_of(want, 10)), kept_of(want, 10)).log_sum_exp,
+            INFINITY);
 }
 
 TEST(P1Choices, AnotherExpertIsFarUnlessTheProbabilitiesAreATie) {

@@ -20,15 +20,15 @@ void Bfloat16Parity::begin(const Case& input) {
   own_top1_ = own.top1;
 }
 
-void Bfloat16Parity::take(hooks::SiteRow at, const at::Tensor& value,
+void Bfloat16Parity::take(hooks::SiteRow at, const at::Tensor& kept,
                           const ReferenceValue& reference) {
   const std::string& name = subject_.model.inventory().name(at);
   is_blind_ = is_blind_ || (is_choice(name) && reference.sample);
   if (is_blind_) return;
-  if (is_choice(name)) return take_choice(name, value, reference);
+  if (is_choice(name)) return take_choice(name, kept, reference);
   const double own = own_[name];
   const double bound = subject_.tolerances.times_reference * own;
-  const auto compared = compare_value(input_, value, reference, bound);
+  const auto compared = compare_value(input_, kept, reference, bound);
   Value& pooled = values_[name];
   pooled.error.take(compared.whole, own, input_.name + ": " + compared.why, compared.place);
   pooled.is_part = reference.sample.has_value();

@@ -24,7 +24,8 @@ class Bfloat16Parity {
   explicit Bfloat16Parity(const Subject& subject) : subject_(subject) {}
 
   void begin(const Case& input);
-  void take(hooks::SiteRow at, const at::Tensor& value, const ReferenceValue& reference);
+  /// `kept` is the part of the run's value that the reference keeps.
+  void take(hooks::SiteRow at, const at::Tensor& kept, const ReferenceValue& reference);
   void take_logits(const std::string& what, const Likelihoods& found);
   void take_loss(Check check) { losses_.push_back(std::move(check)); }
   void finish(Phase& phase);

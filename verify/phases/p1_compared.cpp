@@ -23,24 +23,37 @@ std::vector<std::size_t> all_of(std::size_t n) {
   return all;
 }
 
-/// Which elements of one row are compared: places in the run's value, and in the reference's.
+// The places along an axis that the reference keeps.
+std::vector<std::size_t> kept_places(const ReferenceValue& reference, std::size_t axis,
+                                     std::size_t size) {
+  if (!reference.sample) return all_of(size);
+  const bool is_last = axis + 1 == reference.axes.size();
+  const auto& [positions, dims, norm, sum] = *reference.sample;
+  if (is_position(reference.axes[axis])) return {positions.begin(), positions.end()};
+  return is_last ? std::vector<std::size_t>(dims.begin(), dims.end()) : all_of(size);
+}
+
+// Those of the n from `first` on, counted from there.
+std::vector<std::size_t> inside(const std::vector<std::size_t>& places, std::size_t first,
+                                std::size_t n) {
+  std::vector<std::size_t> found;
+  for (const std::size_t place : places) {
+    if (place >= first && place < first + n) found.push_back(place - first);
+  }
+  return found;
+}
+
+/// Which elements of one row are compared: places in the run's value, and in the kept part of it.
 struct Pairing {
   Kept got, want;
 };
 
 Pairing pair_up(const Case& input, std::size_t row, const ReferenceValue& reference,
-                const std::vector<std::size_t>& got_shape) {
+                at::IntArrayRef kept_shape) {
   Pairing pairing;
   for (std::size_t axis = 0; axis < reference.axes.size(); ++axis) {
     const std::string& word = reference.axes[axis];
-    const bool is_sampled_position = reference.sample && is_position(word);
-    const bool is_sampled_dim = reference.sample && axis + 1 == reference.axes.size();
-    std::vector<std::size_t> places = all_of(got_shape[axis]);
-    if (is_sampled_position) {
-      places.assign(reference.sample->positions.begin(), reference.sample->positions.end());
-    } else if (is_sampled_dim && !is_position(word)) {
-      places.assign(reference.sample->dims.begin(), reference.sample->dims.end());
-    }
+    const auto places = kept_places(reference, axis, kept_shape[axis]);
     std::vector<std::size_t> got, want;
     for (std::size_t i = 0; i < places.size(); ++i) {
       const bool is_kept = axis == 0           ? i == row
@@ -84,10 +97,10 @@ std::string words_of(const Comparison& comparison) {
   return words;
 }
 
-Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
+Compared compare_row(const at::Tensor& kept, const ReferenceValue& reference,
                      const Pairing& pairing, double tolerance) {
   if (reference.is_integer) {
-    const auto first = first_difference(to_whole_xarray(picked(value, pairing.got)),
+    const auto first = first_difference(to_whole_xarray(picked(kept, pairing.want)),
                                         select(reference.integers, pairing.want));
     if (!first) return {};
     return {.error = INFINITY,
@@ -95,7 +108,7 @@ Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
             .place = place_in(pairing.got, *first),
             .why = "another whole number"};
   }
-  const auto found = compare(to_xarray(picked(value, pairing.got)),
+  const auto found = compare(to_xarray(picked(kept, pairing.want)),
                              select(reference.numbers, pairing.want), tolerance);
   return {.error = found.relative_rms,
           .gap = std::sqrt(found.gap_squares),
@@ -105,7 +118,7 @@ Compared compare_row(const at::Tensor& value, const ReferenceValue& reference,
 }
 
 // Why the two cannot be compared; empty where they can.
-std::string mismatch(const std::vector<std::size_t>& shape, const ReferenceValue& reference) {
+std::string mismatch(at::IntArrayRef shape, const ReferenceValue& reference) {
   if (shape.size() != reference.axes.size()) {
     return "has " + std::to_string(shape.size()) + " axes, the reference " +
            std::to_string(reference.axes.size());
@@ -113,21 +126,33 @@ std::string mismatch(const std::vector<std::size_t>& shape, const ReferenceValue
   const auto& stored =
       reference.is_integer ? reference.integers.shape() : reference.numbers.shape();
   const bool fits = std::equal(shape.begin(), shape.end(), stored.begin(), stored.end());
-  return reference.sample || fits ? "" : "has another shape than the reference";
+  return fits ? "" : "has another shape than the reference";
 }
 
 }  // namespace
 
-Compared compare_value(const Case& input, const at::Tensor& value, const ReferenceValue& reference,
-                       double tolerance) {
+at::Tensor kept_part(const at::Tensor& value, const ReferenceValue& reference, std::size_t first) {
   const std::vector<std::size_t> shape(value.sizes().begin(), value.sizes().end());
-  if (const auto why = mismatch(shape, reference); !why.empty()) {
+  if (!reference.sample || shape.size() != reference.axes.size()) return value;
+  Kept kept;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    auto places = kept_places(reference, axis, shape[axis]);
+    if (is_position(reference.axes[axis])) places = inside(places, first, shape[axis]);
+    kept.push_back(std::move(places));
+  }
+  return picked(value, kept);
+}
+
+Compared compare_value(const Case& input, const at::Tensor& kept, const ReferenceValue& reference,
+                       double tolerance) {
+  if (const auto why = mismatch(kept.sizes(), reference); !why.empty()) {
     return {.error = INFINITY, .whole = INFINITY, .gap = INFINITY, .place = {}, .why = why};
   }
   Compared worst;
   double gap = 0, size = 0;
   for (std::size_t row = 0; row < input.n_rows(); ++row) {
-    auto one = compare_row(value, reference, pair_up(input, row, reference, shape), tolerance);
+    auto one =
+        compare_row(kept, reference, pair_up(input, row, reference, kept.sizes()), tolerance);
     gap = std::hypot(gap, one.gap);
     size = std::hypot(size, one.size);
     if (worst.place.empty() || one.error > worst.error) worst = std::move(one);
