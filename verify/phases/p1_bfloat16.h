@@ -51,8 +51,6 @@ class Bfloat16Parity {
   double own_kl_ = 0, own_top1_ = 0;
   std::map<std::string, Value> values_;          // by name
   std::map<std::string, OtherChoices> choices_;  // by name
-  bool is_blind_ =
-      false;  // behind choices that the bundle keeps in part, so that others were taken
   std::vector<Logits> logits_;
   std::vector<Check> losses_;
 };

@@ -13,10 +13,12 @@ from bezel.errors import ArgumentError
 QUERY_AXES = ("pos", "q_pos")
 POSITION_AXES = (*QUERY_AXES, "k_pos")
 _WIDE = torch.float64
+# Small, and in bfloat16 all that follows is compared only where the same experts are taken.
+_NEVER_CUT = ("moe.hook_expert_indices", "moe.hook_router_probs")
 
 
 class Sample(NamedTuple):
-    """How much of a value to keep.
+    """How much of a value to keep; of experts' choices and their probabilities all is kept.
 
     Attributes:
         positions: So many along `pos` or `q_pos`, the first and the last among them; never along
@@ -70,6 +72,8 @@ def spread(n: int, size: int) -> torch.Tensor:
 
 def keep_part(name: str, value: torch.Tensor, valid: torch.Tensor, sample: Sample) -> Kept:
     """The part of a whole value that a sample keeps; valid [batch pos] bool."""
+    if name.endswith(_NEVER_CUT):
+        return Kept(value)
     part, axes = value, wanted_axes(name)
     positions = spread(sample.positions, valid.shape[1])
     dims = torch.arange(value.shape[-1])
