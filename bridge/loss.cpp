@@ -44,10 +44,11 @@ at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
   check_labels(logits, labels);
   const auto predicting = ops::widened(logits.narrow(1, 0, logits.size(1) - 1));
   const auto next = targets(labels.to(at::kLong), valid);
-  // As rows: with d_vocab in the middle, where it may stand too, all logits would be copied there.
-  return at::cross_entropy_loss(predicting.flatten(0, 1), next.flatten(), {}, at::Reduction::None,
-                                kIgnored)
-      .view_as(next);
+  const auto counted = next != kIgnored;
+  const auto of_labels =
+      predicting.gather(2, next.masked_fill(~counted, 0).unsqueeze(2)).squeeze(2);
+  // Not torch's cross entropy, which adds up the words of a large vocabulary one by one in float32.
+  return at::where(counted, predicting.logsumexp(2) - of_labels, 0);
 }
 
 at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid) {

@@ -84,6 +84,13 @@ TEST_F(Loss, LabelsThatAreNoIdsOfTheVocabularyOrOfAnotherShapeAreRefused) {
       at::equal(mean_loss(logits_, labels_.to(at::kInt), {}), mean_loss(logits_, labels_, {})));
 }
 
+TEST_F(Loss, OfALargeVocabularyIsAsRightAsFloat32) {
+  const auto logits = at::randn({1, 3, 1 << 18}, at::kFloat);
+  const auto labels = at::zeros({1, 3}, at::kLong);
+  const auto want = loss_per_token(logits.to(at::kDouble), labels, {});
+  EXPECT_LE(distance(loss_per_token(logits, labels, {}), want), 2e-6);  // of 13: two units
+}
+
 TEST_F(Loss, InBfloat16IsComputedInFloat32) {
   const auto rounded = logits_.to(at::kBFloat16);
   const auto got = loss_per_token(rounded, labels_, {});
