@@ -95,6 +95,20 @@ def test_another_model_fails_and_is_blamed_on_its_name(verifier: Verifier, defec
     assert phases.failed("P1")[origin["name"]]["why"].startswith("most in ")
 
 
+@pytest.mark.parametrize("bound", ["KL from the reference's", "the likeliest token"])
+def test_other_logits_are_too_far_from_the_reference(verifier: Verifier, bound: str) -> None:
+    def give_each_word_its_neighbours_place(folder: Path) -> None:
+        tensors = checkpoint_forms.load_tensors(folder)
+        name = "model.embed_tokens.weight"
+        tensors[name] = tensors[name].roll(1, 0)
+        checkpoint_forms.save_tensors(folder, tensors)
+
+    other = verifier.changed(verifier.model("nano"), give_each_word_its_neighbours_place)
+    failed = run(verifier, other).failed("P1")
+    for logits in ("logits", "logits of a run that records nothing"):
+        assert f"all cases: {logits}, {bound}" in failed
+
+
 def resampled(verifier: Verifier) -> Path:
     """The model with experts, and a reference that keeps parts."""
     folder = verifier.changed(verifier.model("moe"), lambda f: (f / "reference.h5").unlink())
