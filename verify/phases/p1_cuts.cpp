@@ -23,7 +23,7 @@ Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int
     const bool is_wide =
         width(model, model.inventory().resolve(name), n_pos) > model.spec().d_model;
     if (!reference.sample || !is_wide) continue;
-    cuts[name] = [&reference](const at::Tensor& value) { return kept_part(value, reference); };
+    cuts[name] = [&kept = reference](const at::Tensor& value) { return kept_part(value, kept); };
   }
   return cuts;
 }
