@@ -43,19 +43,28 @@ at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
                           const at::Tensor& valid) {
   check_labels(logits, labels);
   const auto predicting = ops::widened(logits.narrow(1, 0, logits.size(1) - 1));
-  return at::cross_entropy_loss(predicting.transpose(1, 2), targets(labels.to(at::kLong), valid),
-                                {}, at::Reduction::None, kIgnored);
+  const auto next = targets(labels.to(at::kLong), valid);
+  const auto counted = next != kIgnored;
+  const auto of_labels =
+      predicting.gather(2, next.masked_fill(~counted, 0).unsqueeze(2)).squeeze(2);
+  // Not torch's cross entropy, which adds up the words of a large vocabulary one by one in float32.
+  return at::where(counted, predicting.logsumexp(2) - of_labels, 0);
 }
 
-at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
-  check_labels(logits, labels);
+at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid) {
   const auto counted = (targets(labels, valid) != kIgnored).sum();
   if (counted.item<std::int64_t>() == 0) {
     throw ArgumentError(
         "the loss has no pair of neighbouring valid tokens to average over; give at least two "
         "tokens");
   }
-  return loss_per_token(logits, labels, valid).sum() / counted;
+  return counted;
+}
+
+at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
+  check_labels(logits, labels);
+  const auto n = n_pairs(labels, valid);
+  return loss_per_token(logits, labels, valid).sum() / n;
 }
 
 }  // namespace bezel::bridge

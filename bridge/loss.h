@@ -10,7 +10,10 @@ namespace bezel::bridge {
 at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
                           const at::Tensor& valid);
 
-/// Mean of the above over the pairs that count; throws ArgumentError when there are none.
+/// How many pairs of neighbouring tokens count; throws ArgumentError when none does.
+at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid);
+
+/// Mean of the losses over those pairs; throws as both of the above do.
 at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid);
 
 }  // namespace bezel::bridge

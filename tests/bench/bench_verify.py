@@ -1,9 +1,10 @@
-"""Verification at the width of E2B, with all its words: what a reference and P1 cost.
+"""What verification costs: of the miniature, and at the width of E2B with all its words.
 
     bench_verify.py [--dtype float32] [--program build/verify/verify_models] [--folder FOLDER]
 
-It takes minutes, most of them for the reference, so `make bench` leaves it out. P1 may take the
-time of three plain forwards of its inputs, and a gigabyte beside the weights.
+It takes minutes, most of them for the large reference, so `make bench` leaves it out. P1, P2 and P4
+of the miniature may take ten seconds; of the large model, P1 may take the time of three plain
+forwards of its inputs, and a gigabyte beside the weights.
 """
 
 from __future__ import annotations
@@ -39,20 +40,27 @@ class Cost(NamedTuple):
     """Of one process."""
 
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     output: str
 
 
-def cost_of(*words: object) -> Cost:
-    """Runs a program to its end."""
+def cost_of(*words: object, threads: int | None = None) -> Cost:
+    """Runs a program to its end; `threads` None leaves their number to it."""
+    environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     start = time.perf_counter()
-    child = subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout is not None
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit(f"{words[0]} ended with {os.waitstatus_to_exitcode(status)}: {output}")
-    return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024, output)
+    return Cost(
+        time.perf_counter() - start,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * 1024,
+        output,
+    )
 
 
 def forwards(folder: Path, dtype: str, rounds: int) -> dict[str, float]:
@@ -103,6 +111,25 @@ def measure(folder: Path, program: Path, dtype: str, rounds: int) -> list[tuple[
     ]
 
 
+def bench_miniature(program: Path, rounds: int) -> str:
+    """The table of the trained miniature, by the clock from start to end."""
+    nano = ROOT / "tests" / "data" / "nano"
+    with tempfile.TemporaryDirectory() as scratch:
+        reference = Path(scratch) / "reference.h5"
+        bezel.capture_reference(nano, reference, verbose=False)
+        words = [program, nano, "--reference", reference, "--phases", 1, 2, 4]
+        costs = {
+            threads: [cost_of(*words, threads=threads) for _ in range(rounds)] for threads in (1, 2)
+        }
+    lines = ["### Verification of the miniature: P1, P2 and P4 (10 s allowed)", ""]
+    lines += ["| threads | seconds | of a processor |", "|---|---:|---:|"]
+    for threads, runs in costs.items():
+        seconds = statistics.median(run.seconds for run in runs)
+        busy = statistics.median(run.processor_seconds for run in runs)
+        lines.append(f"| {threads} | {seconds:.2f} | {busy:.2f} |")
+    return "\n".join([*lines, ""])
+
+
 def do(what: str, folder: Path, dtype: str, rounds: int) -> None:
     """One measured thing, in a process of its own."""
     if what == "reference":
@@ -136,6 +163,7 @@ def main() -> int:
     if arguments.do:
         do(arguments.do, arguments.folder, arguments.dtype, arguments.rounds)
         return 0
+    print(bench_miniature(arguments.program, arguments.rounds))
     print(
         bench_verification(arguments.dtype, arguments.program, arguments.rounds, arguments.folder)
     )

@@ -57,6 +57,15 @@ TEST_F(Loss, TheMeanIsOverThePairsThatCount) {
               by_loops(logits_, labels_, valid_).sum().item<double>() / 4, 1e-14);
 }
 
+TEST_F(Loss, PairsOfTwoValidTokensWithALabelCount) {
+  const auto labels = labels_.clone();
+  labels[1][2] = -100;
+  EXPECT_EQ(n_pairs(labels_, {}).item<int>(), 8);
+  EXPECT_EQ(n_pairs(labels_, valid_).item<int>(), 4);
+  EXPECT_EQ(n_pairs(labels, valid_).item<int>(), 3);
+  EXPECT_THROW(n_pairs(at::full_like(labels_, -100), {}), ArgumentError);
+}
+
 TEST_F(Loss, WithoutAPairIsRefused) {
   EXPECT_THROW(mean_loss(logits_.narrow(1, 0, 1), labels_.narrow(1, 0, 1), {}), ArgumentError);
   EXPECT_THROW(mean_loss(logits_, at::full_like(labels_, -100), {}), ArgumentError);
@@ -73,6 +82,13 @@ TEST_F(Loss, LabelsThatAreNoIdsOfTheVocabularyOrOfAnotherShapeAreRefused) {
   EXPECT_THROW(mean_loss(logits_, labels_.to(at::kFloat), {}), ArgumentError);
   EXPECT_TRUE(
       at::equal(mean_loss(logits_, labels_.to(at::kInt), {}), mean_loss(logits_, labels_, {})));
+}
+
+TEST_F(Loss, OfALargeVocabularyIsAsRightAsFloat32) {
+  const auto logits = at::randn({1, 3, 1 << 18}, at::kFloat);
+  const auto labels = at::zeros({1, 3}, at::kLong);
+  const auto want = loss_per_token(logits.to(at::kDouble), labels, {});
+  EXPECT_LE(distance(loss_per_token(logits, labels, {}), want), 2e-6);  // of 13: two units
 }
 
 TEST_F(Loss, InBfloat16IsComputedInFloat32) {

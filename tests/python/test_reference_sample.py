@@ -18,6 +18,7 @@ from support.references import Bundles
 SAMPLE = Sample(positions=5, dims=7)
 NAMES = ("nano", "moe", "e2b")
 POSITIONS = ("pos", "q_pos", "k_pos")
+CHOICES = ("moe.hook_expert_indices", "moe.hook_router_probs")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,6 +48,8 @@ def test_a_part_is_no_larger_than_asked(bundles: Bundles, name: str) -> None:
     for outcome in bundles.read(name, sample=SAMPLE).outcomes.values():
         length = outcome.case.tokens.shape[1]
         for key, kept in outcome.acts.items():
+            if key.endswith(CHOICES):
+                continue
             for axis, size in zip(axes_of(key), kept.value.shape, strict=True):
                 if axis in ("pos", "q_pos"):
                     assert size == min(length, SAMPLE.positions)
@@ -54,6 +57,16 @@ def test_a_part_is_no_larger_than_asked(bundles: Bundles, name: str) -> None:
                 assert kept.value.shape[-1] <= SAMPLE.dims
             if kept.is_part:
                 assert {0, length - 1} <= set(kept.positions.tolist())
+
+
+def test_choices_of_experts_are_kept_whole(bundles: Bundles) -> None:
+    whole, parts = bundles.read("moe"), bundles.read("moe", sample=Sample(1, 1))
+    n_choices = 0
+    for case, outcome in parts.outcomes.items():
+        for key in filter(lambda key: key.endswith(CHOICES), outcome.acts):
+            n_choices += 1
+            assert torch.equal(outcome.acts[key].value, whole.outcomes[case].acts[key].value)
+    assert n_choices > len(parts.outcomes)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bezel
+from bezel.reference import sampling
 from support import checkpoint_forms, fixtures
 from support.lab import Lab
 from support.verifying import Phases, Verifier, edit_json, shared
@@ -94,14 +95,42 @@ def test_another_model_fails_and_is_blamed_on_its_name(verifier: Verifier, defec
     assert phases.failed("P1")[origin["name"]]["why"].startswith("most in ")
 
 
-def test_of_a_kept_part_experts_choices_are_not_enough(verifier: Verifier) -> None:
-    """What stands before them is judged, what follows is skipped: it is another expert's."""
+@pytest.mark.parametrize("bound", ["KL from the reference's", "the likeliest token"])
+def test_other_logits_are_too_far_from_the_reference(verifier: Verifier, bound: str) -> None:
+    def give_each_word_its_neighbours_place(folder: Path) -> None:
+        tensors = checkpoint_forms.load_tensors(folder)
+        name = "model.embed_tokens.weight"
+        tensors[name] = tensors[name].roll(1, 0)
+        checkpoint_forms.save_tensors(folder, tensors)
+
+    other = verifier.changed(verifier.model("nano"), give_each_word_its_neighbours_place)
+    failed = run(verifier, other).failed("P1")
+    for logits in ("logits", "logits of a run that records nothing"):
+        assert f"all cases: {logits}, {bound}" in failed
+
+
+def resampled(verifier: Verifier) -> Path:
+    """The model with experts, and a reference that keeps parts."""
     folder = verifier.changed(verifier.model("moe"), lambda f: (f / "reference.h5").unlink())
     sample = bezel.reference.Sample()
     bezel.capture_reference(folder, folder / "reference.h5", sample=sample, verbose=False)
-    phases = run(verifier, folder)
-    assert phases.verdict("P1") == "incomplete"
-    assert list(phases.checks("P1", "skipped")) == ["names behind the first experts"]
-    assert "all cases: blocks.0.attn.hook_z" in phases.checks("P1", "passed")
-    assert "all cases: blocks.1.attn.hook_z" not in phases.checks("P1", "passed")
+    return folder
+
+
+def test_a_reference_that_keeps_parts_is_enough(verifier: Verifier) -> None:
+    phases = run(verifier, resampled(verifier))
+    assert phases.verdict("P1") == "passed"
+    whole = run(verifier, verifier.model("moe"))
+    assert list(phases.checks("P1", "passed")) == list(whole.checks("P1", "passed"))
+
+
+def test_parts_of_experts_choices_are_refused(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bundles of earlier versions: in float32 they are good enough."""
+    monkeypatch.setattr(sampling, "_NEVER_CUT", ())
+    folder = resampled(verifier)
+    refused = verifier.call(folder, "--phases", "1", "--dtype", "bfloat16")
+    assert refused.returncode == 2
+    assert "keeps a part of blocks.0.moe.hook_expert_indices" in refused.stderr
     assert verifier.run(folder, 1).verdict("P1") == "passed"

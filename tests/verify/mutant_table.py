@@ -70,7 +70,7 @@ MUTANTS = [
     Mutant("left padding seen", "bridge/forward.cpp",
            "return ops::make_mask({input.n_pos, n_keys, attention.window_tokens}, keys_valid,",
            "return ops::make_mask({input.n_pos, n_keys, attention.window_tokens}, {},",
-           "attn.hook_pattern", 0),
+           "attn.hook_attn_scores", 0),
     Mutant("positions that count padding", _INPUT,
            "(prepared.keys_valid.to(at::kLong).cumsum(1) - 1)",
            "(at::ones_like(prepared.keys_valid, at::kLong).cumsum(1) - 1)",

@@ -24,7 +24,8 @@ class Bfloat16Parity {
   explicit Bfloat16Parity(const Subject& subject) : subject_(subject) {}
 
   void begin(const Case& input);
-  void take(hooks::SiteRow at, const at::Tensor& value, const ReferenceValue& reference);
+  /// `kept` is the part of the run's value that the reference keeps.
+  void take(hooks::SiteRow at, const at::Tensor& kept, const ReferenceValue& reference);
   void take_logits(const std::string& what, const Likelihoods& found);
   void take_loss(Check check) { losses_.push_back(std::move(check)); }
   void finish(Phase& phase);
@@ -50,8 +51,6 @@ class Bfloat16Parity {
   double own_kl_ = 0, own_top1_ = 0;
   std::map<std::string, Value> values_;          // by name
   std::map<std::string, OtherChoices> choices_;  // by name
-  bool is_blind_ =
-      false;  // behind choices that the bundle keeps in part, so that others were taken
   std::vector<Logits> logits_;
   std::vector<Check> losses_;
 };

@@ -4,9 +4,22 @@
 #include <cmath>
 #include <utility>
 
+#include "bezel/hooks/error.h"
 #include "bezel/verify/subject.h"
 
 namespace bezel::verify {
+namespace {
+
+ReferenceValue whole_value(const Bundle& bundle, const std::string& input,
+                           const std::string& name) {
+  auto value = bundle.value(input, name);
+  if (!value.sample) return value;
+  throw FormatError(bundle.path().string() + " keeps a part of " + name +
+                    ", of which bfloat16 wants all: what follows is compared where the same "
+                    "experts are taken. Make it again with `bezel reference`");
+}
+
+}  // namespace
 
 bool is_choice(const std::string& name) { return name.ends_with(".moe.hook_expert_indices"); }
 
@@ -19,8 +32,8 @@ GivenValues choices_of(const Bundle& bundle, const std::string& input,
   GivenValues choices;
   for (const std::string& name : names) {
     if (!is_choice(name)) continue;
-    const auto value = bundle.value(input, name);
-    if (!value.sample) choices[name] = to_tensor(value.integers);
+    choices[name] = to_tensor(whole_value(bundle, input, name).integers);
+    whole_value(bundle, input, probs_beside(name));
   }
   return choices;
 }

@@ -20,7 +20,8 @@ namespace bezel::verify {
 bool is_choice(const std::string& name);
 std::string probs_beside(const std::string& choice);
 
-/// The reference's choices, where the bundle keeps all of them.
+/// The reference's choices. Throws FormatError for a bundle that keeps them, or their
+/// probabilities, in part.
 GivenValues choices_of(const Bundle& bundle, const std::string& input,
                        const std::vector<std::string>& names);
 

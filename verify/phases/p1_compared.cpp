@@ -21,12 +21,19 @@ bool is_one_of(std::initializer_list<std::string_view> words, const std::string&
 }
 // Axes whose entries are compared by themselves: what is wrong in one of them stands out.
 bool is_row(const std::string& axis) { return is_one_of({"batch", "image", "audio"}, axis); }
-bool is_key(const std::string& axis) { return is_one_of({"k_pos", "k_patch", "k_frame"}, axis); }
 // Axes of which a sample keeps its positions.
 bool is_query(const std::string& axis) {
   return is_one_of(
       {"pos", "q_pos", "patch", "q_patch", "soft", "mel_frame", "half_frame", "frame", "chunk"},
       axis);
+}
+// The axis whose padding a value's axis has. Of scores and patterns keys count at padding, too: no
+// query sees them, which both must say.
+std::string padding_along(const std::string& axis, const ReferenceValue& reference) {
+  const bool is_by_query = std::ranges::find(reference.axes, "q_pos") != reference.axes.end();
+  if (axis == "k_pos") return is_by_query ? axis : "pos";
+  if (axis == "q_pos") return "pos";
+  return axis == "q_patch" ? "patch" : axis;
 }
 
 std::vector<std::size_t> all_of(std::size_t n) {
@@ -35,7 +42,27 @@ std::vector<std::size_t> all_of(std::size_t n) {
   return all;
 }
 
-/// Which elements of one row are compared: places in the run's value, and in the reference's.
+// The places along an axis that the reference keeps.
+std::vector<std::size_t> kept_places(const ReferenceValue& reference, std::size_t axis,
+                                     std::size_t size) {
+  if (!reference.sample) return all_of(size);
+  const bool is_last = axis + 1 == reference.axes.size();
+  const auto& [positions, dims, norm, sum] = *reference.sample;
+  if (is_query(reference.axes[axis])) return {positions.begin(), positions.end()};
+  return is_last ? std::vector<std::size_t>(dims.begin(), dims.end()) : all_of(size);
+}
+
+// Those of the n from `first` on, counted from there.
+std::vector<std::size_t> inside(const std::vector<std::size_t>& places, std::size_t first,
+                                std::size_t n) {
+  std::vector<std::size_t> found;
+  for (const std::size_t place : places) {
+    if (place >= first && place < first + n) found.push_back(place - first);
+  }
+  return found;
+}
+
+/// Which elements of one row are compared: places in the run's value, and in the kept part of it.
 struct Pairing {
   Kept got, want;
 };
@@ -46,34 +73,33 @@ struct Group {
   std::size_t chunk = 0;  // as the reference counts those that it keeps
 };
 
-std::vector<std::size_t> places_along(std::size_t axis, std::size_t length,
-                                      const ReferenceValue& reference) {
-  const std::string& word = reference.axes[axis];
-  std::vector<std::size_t> places = all_of(length);
-  if (!reference.sample) return places;
-  if (is_query(word)) {
-    places.assign(reference.sample->positions.begin(), reference.sample->positions.end());
-  } else if (axis + 1 == reference.axes.size() && !is_key(word)) {
-    places.assign(reference.sample->dims.begin(), reference.sample->dims.end());
+std::vector<Group> groups_of(const ReferenceValue& reference, at::IntArrayRef kept_shape) {
+  const std::int64_t n_rows = is_row(reference.axes[0]) ? kept_shape[0] : 1;
+  const auto chunk = std::ranges::find(reference.axes, "chunk") - reference.axes.begin();
+  const std::int64_t n_chunks = chunk < std::ssize(reference.axes) ? kept_shape[chunk] : 1;
+  std::vector<Group> groups;
+  for (std::int64_t i = 0; i < n_rows * n_chunks; ++i) {
+    groups.push_back(
+        {static_cast<std::size_t>(i / n_chunks), static_cast<std::size_t>(i % n_chunks)});
   }
-  return places;
+  return groups;
 }
 
 Pairing pair_up(const Case& input, Group at, const ReferenceValue& reference,
-                const std::vector<std::size_t>& got_shape) {
+                at::IntArrayRef kept_shape) {
   Pairing pairing;
   std::size_t frame = 0;  // the first one of the chunk
   for (std::size_t axis = 0; axis < reference.axes.size(); ++axis) {
     const std::string& word = reference.axes[axis];
-    const auto places = places_along(axis, got_shape[axis], reference);
-    if (word == "chunk") frame = places[at.chunk] * got_shape[axis + 1];
+    const auto places = kept_places(reference, axis, kept_shape[axis]);
+    if (word == "chunk") frame = places[at.chunk] * kept_shape[axis + 1];
+    const auto padding = padding_along(word, reference);
     std::vector<std::size_t> got, want;
     for (std::size_t i = 0; i < places.size(); ++i) {
-      const bool is_kept = is_row(word)      ? i == at.row
-                           : word == "chunk" ? i == at.chunk
-                           : word == "q_frame"
-                               ? input.is_valid("frame", at.row, frame + places[i], 0)
-                               : input.is_valid(word, at.row, places[i], got_shape[axis]);
+      const bool is_kept = is_row(word)        ? i == at.row
+                           : word == "chunk"   ? i == at.chunk
+                           : word == "q_frame" ? input.is_valid("frame", at.row, frame + places[i])
+                                               : input.is_valid(padding, at.row, places[i]);
       if (!is_kept) continue;
       got.push_back(places[i]);
       want.push_back(i);
@@ -82,18 +108,6 @@ Pairing pair_up(const Case& input, Group at, const ReferenceValue& reference,
     pairing.want.push_back(std::move(want));
   }
   return pairing;
-}
-
-std::vector<Group> groups_of(const ReferenceValue& reference) {
-  const auto& shape = reference.is_integer ? reference.integers.shape() : reference.numbers.shape();
-  const std::size_t n_rows = is_row(reference.axes[0]) ? shape[0] : 1;
-  const auto chunk = std::ranges::find(reference.axes, "chunk") - reference.axes.begin();
-  const std::size_t n_chunks =
-      chunk < std::ssize(reference.axes) ? shape[static_cast<std::size_t>(chunk)] : 1;
-  std::vector<Group> groups;
-  for (std::size_t i = 0; i < n_rows * n_chunks; ++i)
-    groups.push_back({i / n_chunks, i % n_chunks});
-  return groups;
 }
 
 // Taken where the value lies: of a large one, the whole would be copied for a few elements.
@@ -124,10 +138,10 @@ std::string words_of(const Comparison& comparison) {
   return words;
 }
 
-Compared compare_group(const at::Tensor& value, const ReferenceValue& reference,
+Compared compare_group(const at::Tensor& kept, const ReferenceValue& reference,
                        const Pairing& pairing, double tolerance) {
   if (reference.is_integer) {
-    const auto first = first_difference(to_whole_xarray(picked(value, pairing.got)),
+    const auto first = first_difference(to_whole_xarray(picked(kept, pairing.want)),
                                         select(reference.integers, pairing.want));
     if (!first) return {};
     return {.error = INFINITY,
@@ -135,7 +149,7 @@ Compared compare_group(const at::Tensor& value, const ReferenceValue& reference,
             .place = place_in(pairing.got, *first),
             .why = "another whole number"};
   }
-  const auto found = compare(to_xarray(picked(value, pairing.got)),
+  const auto found = compare(to_xarray(picked(kept, pairing.want)),
                              select(reference.numbers, pairing.want), tolerance);
   return {.error = found.relative_rms,
           .gap = std::sqrt(found.gap_squares),
@@ -145,7 +159,7 @@ Compared compare_group(const at::Tensor& value, const ReferenceValue& reference,
 }
 
 // Why the two cannot be compared; empty where they can.
-std::string mismatch(const std::vector<std::size_t>& shape, const ReferenceValue& reference) {
+std::string mismatch(at::IntArrayRef shape, const ReferenceValue& reference) {
   if (shape.size() != reference.axes.size()) {
     return "has " + std::to_string(shape.size()) + " axes, the reference " +
            std::to_string(reference.axes.size());
@@ -153,18 +167,15 @@ std::string mismatch(const std::vector<std::size_t>& shape, const ReferenceValue
   const auto& stored =
       reference.is_integer ? reference.integers.shape() : reference.numbers.shape();
   const bool fits = std::equal(shape.begin(), shape.end(), stored.begin(), stored.end());
-  return reference.sample || fits ? "" : "has another shape than the reference";
+  return fits ? "" : "has another shape than the reference";
 }
 
 }  // namespace
 
-bool Case::is_valid(const std::string& axis, std::size_t row, std::size_t place,
-                    std::size_t length) const {
-  if (is_one_of({"pos", "q_pos", "k_pos"}, axis)) return is_valid(row, place);
-  auto known = media.find(is_one_of({"q_patch", "k_patch"}, axis) ? "patch" : axis);
+bool Case::is_valid(const std::string& axis, std::size_t row, std::size_t place) const {
+  if (axis == "pos") return is_valid(row, place);
+  const auto known = media.find(axis);
   if (known == media.end()) return true;
-  // Without an encoder frames are those that were given.
-  if (length != 0 && known->second.shape(1) != length) known = media.find("mel_frame");
   return place < known->second.shape(1) && known->second(row, place) != 0;
 }
 
@@ -172,16 +183,28 @@ Case case_of(const Bundle& bundle, const std::string& name) {
   return {.name = name, .mask = bundle.mask(name), .media = bundle.valid(name)};
 }
 
-Compared compare_value(const Case& input, const at::Tensor& value, const ReferenceValue& reference,
-                       double tolerance) {
+at::Tensor kept_part(const at::Tensor& value, const ReferenceValue& reference, std::size_t first) {
   const std::vector<std::size_t> shape(value.sizes().begin(), value.sizes().end());
-  if (const auto why = mismatch(shape, reference); !why.empty()) {
+  if (!reference.sample || shape.size() != reference.axes.size()) return value;
+  Kept kept;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    auto places = kept_places(reference, axis, shape[axis]);
+    if (is_query(reference.axes[axis])) places = inside(places, first, shape[axis]);
+    kept.push_back(std::move(places));
+  }
+  return picked(value, kept);
+}
+
+Compared compare_value(const Case& input, const at::Tensor& kept, const ReferenceValue& reference,
+                       double tolerance) {
+  if (const auto why = mismatch(kept.sizes(), reference); !why.empty()) {
     return {.error = INFINITY, .whole = INFINITY, .gap = INFINITY, .place = {}, .why = why};
   }
   Compared worst;
   double gap = 0, size = 0;
-  for (const Group group : groups_of(reference)) {
-    auto one = compare_group(value, reference, pair_up(input, group, reference, shape), tolerance);
+  for (const Group group : groups_of(reference, kept.sizes())) {
+    auto one =
+        compare_group(kept, reference, pair_up(input, group, reference, kept.sizes()), tolerance);
     gap = std::hypot(gap, one.gap);
     size = std::hypot(size, one.size);
     if (worst.place.empty() || one.error > worst.error) worst = std::move(one);

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 #include <xtensor/xarray.hpp>
@@ -22,9 +23,8 @@ struct Case {
   bool is_valid(std::size_t row, std::size_t pos) const {
     return mask.shape(1) == 0 || mask(row, pos) != 0;
   }
-  /// A place along an axis of any kind, which is `length` long.
-  bool is_valid(const std::string& axis, std::size_t row, std::size_t place,
-                std::size_t length) const;
+  /// A place along an axis of any kind.
+  bool is_valid(const std::string& axis, std::size_t row, std::size_t place) const;
 };
 Case case_of(const Bundle& bundle, const std::string& name);
 
@@ -37,8 +37,14 @@ struct Compared {
   std::string why;                 // what is wrong there
 };
 
-/// Whole numbers must be equal. `tolerance` tells bad elements from others.
-Compared compare_value(const Case& input, const at::Tensor& value, const ReferenceValue& reference,
+using References = std::map<std::string, ReferenceValue>;  // by name
+
+/// What the reference keeps, of a run's value that begins at the position `first`.
+at::Tensor kept_part(const at::Tensor& value, const ReferenceValue& reference,
+                     std::size_t first = 0);
+
+/// Of a value's kept part. Whole numbers must be equal. `tolerance` tells bad elements from others.
+Compared compare_value(const Case& input, const at::Tensor& kept, const ReferenceValue& reference,
                        double tolerance);
 
 }  // namespace bezel::verify

@@ -4,21 +4,37 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "bezel/verify/subject.h"
 
 namespace bezel::verify {
 namespace {
 
-/// Of the run: the logits of the reference's highest tokens, and the log-sum-exp of all.
+// The same as arrays, by positions of the whole.
 struct Got {
-  xt::xarray<float> top;  // [batch pos rank]
-  xt::xarray<float> sum;  // [batch pos]
+  explicit Got(const SeenLogits& seen)
+      : first(static_cast<std::size_t>(seen.first)),
+        tops(to_xarray(seen.top)),
+        sums(to_xarray(seen.log_sum_exp)),
+        tokens(to_whole_xarray(seen.likeliest)) {}
+
+  float top(std::size_t row, std::size_t pos, std::size_t i) const {
+    return tops(row, pos - first, i);
+  }
+  float sum(std::size_t row, std::size_t pos) const { return sums(row, pos - first); }
+  std::int64_t likeliest(std::size_t row, std::size_t pos) const {
+    return tokens(row, pos - first);
+  }
+
+  std::size_t first;
+  xt::xarray<float> tops, sums;
+  xt::xarray<std::int64_t> tokens;
 };
 
 // A row of logits may be a megabyte: some positions at a time are widened.
 at::Tensor log_sum_exp(const at::Tensor& logits) {
-  constexpr std::int64_t kAtOnce = std::int64_t{1} << 23;  // elements
+  constexpr std::int64_t kAtOnce = std::int64_t{1} << 20;  // elements, in a cache
   const std::int64_t n_pos = logits.size(1);
   const std::int64_t n = std::max<std::int64_t>(1, kAtOnce / (logits.size(0) * logits.size(2)));
   std::vector<at::Tensor> sums;
@@ -27,11 +43,6 @@ at::Tensor log_sum_exp(const at::Tensor& logits) {
     sums.push_back(at::logsumexp(part.to(at::kDouble), -1));
   }
   return at::cat(sums, 1);
-}
-
-Got got_of(const at::Tensor& logits, const ReferenceLogits& reference) {
-  const auto ids = to_tensor(reference.top_ids).to(logits.device());
-  return {to_xarray(logits.gather(-1, ids)), to_xarray(log_sum_exp(logits))};
 }
 
 // Infinite for a NaN, which is neither larger nor smaller than what follows it.
@@ -57,9 +68,9 @@ double kl_at(std::size_t row, std::size_t pos, const Got& got, const ReferenceLo
 }
 
 template <class Function>
-void at_valid(const Case& input, const ReferenceLogits& reference, const Function& function) {
+void at_valid(const Case& input, const Got& got, const Function& function) {
   for (std::size_t row = 0; row < input.n_rows(); ++row) {
-    for (std::size_t pos = 0; pos < reference.log_sum_exp.shape(1); ++pos) {
+    for (std::size_t pos = got.first; pos < got.first + got.sums.shape(1); ++pos) {
       if (input.is_valid(row, pos)) function(row, pos);
     }
   }
@@ -67,10 +78,31 @@ void at_valid(const Case& input, const ReferenceLogits& reference, const Functio
 
 }  // namespace
 
-LogitGaps gaps_of(const Case& input, const at::Tensor& logits, const ReferenceLogits& reference) {
-  const Got got = got_of(logits, reference);
+SeenLogits seen_logits(const at::Tensor& logits, const ReferenceLogits& reference,
+                       std::int64_t first) {
+  const auto ids = to_tensor(reference.top_ids).to(logits.device());
+  return {.first = first,
+          .top = logits.gather(-1, ids.narrow(1, first, logits.size(1))),
+          .log_sum_exp = log_sum_exp(logits),
+          .likeliest = std::get<1>(logits.max(-1))};  // argmax takes five times as long
+}
+
+SeenLogits joined(const std::vector<SeenLogits>& parts) {
+  const auto all = [&](at::Tensor SeenLogits::*which) {
+    std::vector<at::Tensor> tensors;
+    for (const SeenLogits& part : parts) tensors.push_back(part.*which);
+    return at::cat(tensors, 1);
+  };
+  return {.first = parts.front().first,
+          .top = all(&SeenLogits::top),
+          .log_sum_exp = all(&SeenLogits::log_sum_exp),
+          .likeliest = all(&SeenLogits::likeliest)};
+}
+
+LogitGaps gaps_of(const Case& input, const SeenLogits& seen, const ReferenceLogits& reference) {
+  const Got got(seen);
   LogitGaps gaps;
-  at_valid(input, reference, [&](std::size_t row, std::size_t pos) {
+  at_valid(input, got, [&](std::size_t row, std::size_t pos) {
     for (std::size_t i = 0; i < reference.top_ids.shape(2); ++i) {
       const float want = reference.top_values(row, pos, i);
       gaps.largest = std::max<double>(gaps.largest, std::abs(want));
@@ -85,14 +117,13 @@ LogitGaps gaps_of(const Case& input, const at::Tensor& logits, const ReferenceLo
   return gaps;
 }
 
-Likelihoods likelihoods_of(const Case& input, const at::Tensor& logits,
+Likelihoods likelihoods_of(const Case& input, const SeenLogits& seen,
                            const ReferenceLogits& reference) {
-  const Got got = got_of(logits, reference);
-  const auto likeliest = to_whole_xarray(logits.argmax(-1));
+  const Got got(seen);
   Likelihoods found;
-  at_valid(input, reference, [&](std::size_t row, std::size_t pos) {
+  at_valid(input, got, [&](std::size_t row, std::size_t pos) {
     found.kl += kl_at(row, pos, got, reference);
-    found.n_top += likeliest(row, pos) == reference.top_ids(row, pos, 0) ? 1 : 0;
+    found.n_top += got.likeliest(row, pos) == reference.top_ids(row, pos, 0) ? 1 : 0;
     found.n += 1;
   });
   return found;

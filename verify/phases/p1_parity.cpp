@@ -6,11 +6,13 @@
 #include <cmath>
 #include <optional>
 #include <set>
+#include <span>
 
-#include "bezel/bridge/loss.h"
 #include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p1_bfloat16.h"
 #include "bezel/verify/phases/p1_compared.h"
+#include "bezel/verify/phases/p1_cuts.h"
+#include "bezel/verify/phases/p1_head.h"
 #include "bezel/verify/phases/p1_logits.h"
 #include "bezel/verify/phases/p1_run.h"
 #include "bezel/verify/reference_input.h"
@@ -39,18 +41,12 @@ class ForwardParity {
     if (narrow_) narrow_->begin(input_);
     const bridge::Input input = input_of(bundle, name);
     const auto names = names_in_order(input.media);
-    tokens_ = input.tokens;
     // In bfloat16 a near-tie may go to another expert, and all that follows is another's. So the
     // reference's experts are taken, and the choices are judged by themselves.
     const auto choices = narrow_ ? choices_of(bundle, name, bundle.names(name)) : GivenValues();
-    const auto seen = watched_run(subject_.model, input, names, choices);
-    for (const SiteRow at : names) {
-      check_value(at, seen.at(full_name(at)), bundle.value(name, full_name(at)));
-    }
-    check_logits(seen.result.output, "logits");
-    check_loss(seen.result);
-    // With nothing to record other kernels run.
-    check_logits(subject_.model.run(input).output, "logits of a run that records nothing");
+    const auto head = first_of_head(names);
+    check_head({head, names.end()}, check_blocks({names.begin(), head}, input, choices));
+    check_plain_run(input);
   }
 
   void finish() {
@@ -86,13 +82,75 @@ class ForwardParity {
     return both;
   }
 
-  void check_value(SiteRow at, const at::Tensor& value, const ReferenceValue& reference) {
+  References references_at(const std::vector<SiteRow>& names) const {
+    References references;
+    for (const SiteRow at : names) {
+      references[full_name(at)] = subject_.bundle->value(input_.name, full_name(at));
+    }
+    return references;
+  }
+
+  // Where what is computed behind the last block begins.
+  std::vector<SiteRow>::const_iterator first_of_head(const std::vector<SiteRow>& names) const {
+    const auto is_in_block = [&](SiteRow at) {
+      return subject_.model.inventory().text_layer(at).has_value();
+    };
+    return std::find_if(names.rbegin(), names.rend(), is_in_block).base();
+  }
+
+  HeadInput check_blocks(std::vector<SiteRow> names, const bridge::Input& input,
+                         const GivenValues& choices) {
+    const auto& model = subject_.model;
+    const auto last = model.inventory().resolve(
+        "blocks." + std::to_string(model.spec().n_layers - 1) + ".hook_resid_post");
+    const auto references = references_at(names);
+    const std::size_t n_judged = names.size();
+    if (std::ranges::find(names, last) == names.end()) names.push_back(last);
+    const auto cuts = cuts_of(model, references, input.tokens.size(1));
+    const auto seen =
+        watched_run(model, input, names, choices, {.output = bridge::Output::kNothing}, cuts);
+    for (const SiteRow at : std::span(names).first(n_judged)) {
+      const auto& reference = references.at(full_name(at));
+      const auto value = seen.at(full_name(at));
+      check_value(at, cuts.contains(full_name(at)) ? value : kept_part(value, reference),
+                  reference);
+    }
+    return {.stream = seen.at(full_name(last)),
+            .tokens = input.tokens.to(subject_.device()),
+            .valid = seen.result.valid};
+  }
+
+  void check_head(const std::vector<SiteRow>& names, const HeadInput& input) {
+    const HeadReference reference{.values = references_at(names),
+                                  .logits = subject_.bundle->logits(input_.name)};
+    const auto n = positions_at_once(subject_.model, input.stream.size(0));
+    const auto seen = seen_head(subject_.model, input, reference, n);
+    for (const SiteRow at : names) {
+      check_value(at, seen.kept.at(full_name(at)), reference.values.at(full_name(at)));
+    }
+    check_logits(seen.logits, reference.logits, "logits");
+    check_loss(seen.loss);
+  }
+
+  // With nothing to record other kernels run. Of a large vocabulary the last positions' logits do:
+  // they read all tokens before them.
+  void check_plain_run(bridge::Input input) {
+    const std::int64_t n_pos = input.tokens.size(1);
+    const std::int64_t n = std::min(n_pos, positions_at_once(subject_.model, input.tokens.size(0)));
+    input.logits_to_keep = n;
+    const auto reference = subject_.bundle->logits(input_.name);
+    const auto logits = subject_.model.run(input).output;
+    check_logits(seen_logits(logits, reference, n_pos - n), reference,
+                 "logits of a run that records nothing");
+  }
+
+  void check_value(SiteRow at, const at::Tensor& kept, const ReferenceValue& reference) {
     if (narrow_) {
       announce(subject_, input_.name + ": " + full_name(at));
-      return narrow_->take(at, value, reference);
+      return narrow_->take(at, kept, reference);
     }
     const double tolerance = subject_.tolerances.value;
-    auto compared = compare_value(input_, value, reference, tolerance);
+    auto compared = compare_value(input_, kept, reference, tolerance);
     const bool is_bad = !(compared.error <= tolerance);
     add({.name = input_.name + ": " + full_name(at),
          .measured = compared.error,
@@ -103,10 +161,9 @@ class ForwardParity {
          .place = is_bad ? compared.place : std::vector<std::size_t>()});
   }
 
-  void check_logits(const at::Tensor& logits, const std::string& what) {
-    const auto want = subject_.bundle->logits(input_.name);
-    if (narrow_) return narrow_->take_logits(what, likelihoods_of(input_, logits, want));
-    const auto gaps = gaps_of(input_, logits, want);
+  void check_logits(const SeenLogits& seen, const ReferenceLogits& want, const std::string& what) {
+    if (narrow_) return narrow_->take_logits(what, likelihoods_of(input_, seen, want));
+    const auto gaps = gaps_of(input_, seen, want);
     const double tolerance = subject_.tolerances.logits, top = gaps.top / gaps.largest;
     add({.name = input_.name + ": " + what + ", the highest",
          .measured = top,
@@ -119,10 +176,8 @@ class ForwardParity {
          .unit = "of the largest logit"});
   }
 
-  void check_loss(const bridge::RunResult& result) {
+  void check_loss(double got) {
     const double want = subject_.bundle->loss(input_.name);
-    const auto tokens = tokens_.to(result.output.device());
-    const auto got = bridge::mean_loss(result.output, tokens, result.valid).item<double>();
     Check check{.name = input_.name + ": loss",
                 .measured = std::abs(got - want) / std::max(std::abs(want), 1e-30),
                 .tolerance = subject_.tolerances.loss,
@@ -137,7 +192,6 @@ class ForwardParity {
   Phase& phase_;
   std::optional<Bfloat16Parity> narrow_;
   Case input_;
-  at::Tensor tokens_;  // [batch pos]
 };
 
 }  // namespace

@@ -11,13 +11,15 @@ at::Tensor SeenRun::at(const std::string& name) const {
 
 SeenRun watched_run(const bridge::Bridge& model, const bridge::Input& input,
                     const std::vector<hooks::SiteRow>& names, const GivenValues& given,
-                    const bridge::RunOptions& options) {
+                    const bridge::RunOptions& options, const Cuts& cuts) {
   SeenRun run;
   hooks::Request request;
-  const auto watch = [&run, &request](const std::string& name, const at::Tensor& instead) {
-    request.edits.push_back(
-        hooks::edit(name, [&run, instead](const at::Tensor& value, const hooks::HookSite& at) {
-          run.watched[at.name] = value.clone();
+  const auto watch = [&](const std::string& name, const at::Tensor& instead) {
+    const auto cut = cuts.find(name);
+    const auto held = cut != cuts.end() ? cut->second : [](const at::Tensor& x) { return x; };
+    request.edits.push_back(hooks::edit(
+        name, [&run, instead, held](const at::Tensor& value, const hooks::HookSite& at) {
+          run.watched[at.name] = held(value).clone();
           return instead.defined() ? instead.to(value.options()) : at::Tensor();
         }));
   };
@@ -25,7 +27,7 @@ SeenRun watched_run(const bridge::Bridge& model, const bridge::Input& input,
   for (const hooks::SiteRow at : names) {
     const std::string& name = model.inventory().name(at);
     if (given.contains(name)) continue;
-    if (at.point().where == hooks::Where::kSharedKv) {
+    if (at.point().where == hooks::Where::kSharedKv || cuts.contains(name)) {
       watch(name, {});
     } else {
       request.names.emplace_back(name);

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bezel.reference.padding import Masks, masks_of_media
+from bezel.reference.padding import Masks
 from bezel.reference.prompts import LONG, PROMPTS, Prompt
 from bezel.reference.values import positions_from
 
@@ -37,6 +37,7 @@ class Case:
         phase: The phase of verification that reads it: "P1" of text, "P7" of images and videos,
             "P8" of sound.
         media: Forward arguments beside them, in transformers' names.
+        media_masks: Where something is, along each axis of media that can have padding.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     attention_mask: torch.Tensor
     phase: str = TEXT
     media: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    media_masks: Masks = field(default_factory=dict)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -65,7 +67,7 @@ class Case:
     @property
     def masks(self) -> Masks:
         """Where something is, along each axis that can have padding."""
-        return {"pos": self.valid} | masks_of_media(self.media)
+        return {"pos": self.valid} | self.media_masks
 
 
 def make_cases(config: Mapping[str, Any], tokenizer: Any | None, pad: int) -> list[Case]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bezel.reference.cases import IMAGES, MAX_TOKENS, SOUND, Case, case_of, ordinary_ids
+from bezel.reference.padding import masks_of_media
 
 _N_WORDS = 5
 _PADDING_PATCHES = 2  # behind the largest of several images, in soft tokens
@@ -126,7 +127,7 @@ def _image(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
     size = (2, 3)
     row = [*writer.words(), *writer.marked("image", math.prod(size)), *writer.words()]
     case = case_of("image", "one image", [row], pad)
-    return replace(case, phase=IMAGES, media=_pictures(writer, [size]))
+    return _with_media(case, _pictures(writer, [size]), shapes)
 
 
 def _images(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
@@ -136,7 +137,7 @@ def _images(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
     rows = [[*writer.words(), *first, *writer.words(2), *second], [*third, *writer.words()]]
     about = "three images of different sizes in two rows, padded on the left"
     case = case_of("images", about, rows, pad)
-    return replace(case, phase=IMAGES, media=_pictures(writer, sizes, _PADDING_PATCHES))
+    return _with_media(case, _pictures(writer, sizes, _PADDING_PATCHES), shapes)
 
 
 def _window(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
@@ -146,7 +147,7 @@ def _window(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
     row = [*before, *writer.marked("image", math.prod(size)), *writer.words(window // 2 + 2)]
     about = f"an image across the end of the first window of {window} tokens"
     case = case_of("window", about, [row], pad)
-    return replace(case, phase=IMAGES, media=_pictures(writer, [size]))
+    return _with_media(case, _pictures(writer, [size]), shapes)
 
 
 def _video(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
@@ -160,7 +161,7 @@ def _video(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
         "video_position_ids": grid.repeat(1, n_frames, 1, 1),
     }
     case = case_of("video", f"{n_frames} frames of a video", [row], pad)
-    return replace(case, phase=IMAGES, media=media)
+    return _with_media(case, media, shapes)
 
 
 def _sound(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
@@ -172,7 +173,14 @@ def _sound(shapes: _Shapes, ordinary: list[int], pad: int) -> Case:
         "input_features_mask": torch.arange(max(_CLIPS)) < torch.tensor(_CLIPS)[:, None],
     }
     case = case_of("sound", "two clips of different lengths", rows, pad)
-    return replace(case, phase=SOUND, media=media)
+    return _with_media(case, media, shapes, SOUND)
+
+
+def _with_media(
+    case: Case, media: dict[str, torch.Tensor], shapes: _Shapes, phase: str = IMAGES
+) -> Case:
+    masks = masks_of_media(media, encodes_sound=not shapes.is_unified)
+    return replace(case, phase=phase, media=media, media_masks=masks)
 
 
 def _grid(size: tuple[int, int], pool: int) -> torch.Tensor:

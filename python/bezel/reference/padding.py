@@ -19,8 +19,13 @@ POSITION = {
 _HIDDEN_BELOW = -1e8  # no score that is seen: -1e9 in sound, the lowest number of a dtype elsewhere
 
 
-def masks_of_media(media: Mapping[str, torch.Tensor]) -> Masks:
-    """Of patches, images first and then the frames of videos, and of frames of sound."""
+def masks_of_media(media: Mapping[str, torch.Tensor], encodes_sound: bool) -> Masks:
+    """Of patches, images first and then the frames of videos, and of frames of sound.
+
+    Args:
+        media: Forward arguments.
+        encodes_sound: False where frames are soft tokens as they were given.
+    """
     masks: Masks = {}
     grids = [media[key] for key in ("image_position_ids", "video_position_ids") if key in media]
     if grids:
@@ -29,7 +34,9 @@ def masks_of_media(media: Mapping[str, torch.Tensor]) -> Masks:
         masks["patch"] = torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in is_given])
     if "input_features_mask" in media:
         given = media["input_features_mask"].bool()
-        masks |= {"mel_frame": given, "half_frame": given[:, ::2], "frame": given[:, ::4]}
+        masks["frame"] = given[:, ::4] if encodes_sound else given
+        if encodes_sound:
+            masks |= {"mel_frame": given, "half_frame": given[:, ::2]}
     return masks
 
 
@@ -67,8 +74,6 @@ def _along(axis: str, dim: int, value: torch.Tensor, masks: Masks) -> torch.Tens
     if axis not in POSITION:
         return None
     valid = masks[POSITION[axis]]
-    if valid.shape[1] != value.shape[dim]:  # without an encoder, frames are as they were given
-        valid = masks["mel_frame"]
     shape[0], shape[dim] = valid.shape
     return valid.reshape(shape)
 

@@ -18,6 +18,7 @@ from bezel.reference.cases import Case
 from bezel.reference.checkpoint import Fingerprint
 from bezel.reference.greedy import Greedy
 from bezel.reference.judging import Bfloat16, Logits
+from bezel.reference.padding import Masks
 from bezel.reference.sampling import QUERY_AXES, Kept
 from bezel.reference.writer import MEDIA_AXES
 from bezel.sealed_reader import opened, read_tensor, text_of
@@ -151,6 +152,7 @@ def _outcome(source: _Source, name: str, group: Any) -> Outcome:
             mask,
             text_of(group.attrs["phase"]),
             _media(source, group["media"]),
+            _masks(source, group["valid"]),
         ),
         {key: source.act(group["acts"], key, batch, length) for key in group["acts"]},
         Logits(
@@ -179,6 +181,10 @@ def _media(source: _Source, group: Any) -> dict[str, torch.Tensor]:
         value = source.take(group, name, (None,) * len(MEDIA_AXES[name].split()))
         found[name] = value.bool() if name.endswith("mask") else value
     return found
+
+
+def _masks(source: _Source, group: Any) -> Masks:
+    return {axis: source.take(group, axis, (None, None)).bool() for axis in group}
 
 
 def _bfloat16(source: _Source, group: Any) -> Bfloat16:

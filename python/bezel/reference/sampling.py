@@ -16,10 +16,12 @@ QUERY_AXES = (
 )  # fmt: skip
 _KEY_AXES = ("k_pos", "k_patch", "k_frame")
 _WIDE = torch.float64
+# Small, and in bfloat16 all that follows is compared only where the same experts are taken.
+_NEVER_CUT = ("moe.hook_expert_indices", "moe.hook_router_probs")
 
 
 class Sample(NamedTuple):
-    """How much of a value to keep.
+    """How much of a value to keep; of experts' choices and their probabilities all is kept.
 
     Attributes:
         positions: So many along one of QUERY_AXES, the first and the last among them; never along
@@ -73,6 +75,8 @@ def spread(n: int, size: int) -> torch.Tensor:
 
 def keep_part(name: str, value: torch.Tensor, masks: Masks, sample: Sample) -> Kept:
     """The part of a whole value that a sample keeps; masks: where something is."""
+    if name.endswith(_NEVER_CUT):
+        return Kept(value)
     axes = wanted_axes(name)
     along = next(i for i, axis in enumerate(axes) if axis in (*QUERY_AXES, *_KEY_AXES))
     positions = spread(sample.positions, value.shape[along])

@@ -124,9 +124,8 @@ def _case(group: Any, outcome: Outcome, places: Places) -> None:
 def _media(case: Case, media: Any, valid: Any, put: Callable[..., None]) -> None:
     for name, value in case.media.items():
         put(media, name, value.long() if value.dtype == torch.bool else value, MEDIA_AXES[name])
-    for axis, mask in case.masks.items():
-        if axis != "pos":  # attention_mask
-            put(valid, axis, mask.long(), f"{'image' if axis == 'patch' else 'audio'} {axis}")
+    for axis, mask in case.media_masks.items():
+        put(valid, axis, mask.long(), f"{'image' if axis == 'patch' else 'audio'} {axis}")
 
 
 def _acts(group: Any, acts: dict[str, Kept], places: Places) -> None:

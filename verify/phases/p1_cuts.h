@@ -1,0 +1,16 @@
+// Wide values, of which a run holds only what the reference keeps: all of them together, of a long
+// input, are half as large as a model.
+#pragma once
+
+#include <cstdint>
+
+#include "bezel/bridge/bridge.h"
+#include "bezel/verify/phases/p1_compared.h"
+#include "bezel/verify/phases/p1_run.h"
+
+namespace bezel::verify {
+
+/// Of values wider than the stream, in a run of n_pos positions. Refers to `references`.
+Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos);
+
+}  // namespace bezel::verify
