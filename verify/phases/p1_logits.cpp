@@ -90,6 +90,7 @@ SeenLogits seen_logits(const at::Tensor& logits, const ReferenceLogits& referenc
 SeenLogits joined(const std::vector<SeenLogits>& parts) {
   const auto all = [&](at::Tensor SeenLogits::*which) {
     std::vector<at::Tensor> tensors;
+    tensors.reserve(parts.size());
     for (const SeenLogits& part : parts) tensors.push_back(part.*which);
     return at::cat(tensors, 1);
   };
