@@ -26,7 +26,7 @@ struct RunShape {
   at::ScalarType dtype = at::kFloat;
   int first_layer = 0;                 // start_at_layer
   int stop_layer = 0;                  // stop_at_layer, or the number of layers
-  RowSet silent_model_rows;            // rows of site 0 that this run does not compute
+  RowSet silent_model_rows{};          // rows of site 0 that this run does not compute
   std::vector<std::int64_t> n_keys{};  // of the model and its text blocks, where they differ from
                                        // input's k_pos; or empty
   bool has_images = false, has_audio = false;  // the encoders run

@@ -33,19 +33,19 @@ struct Sample {
 
 /// One named value of one case.
 struct ReferenceValue {
-  std::vector<std::string> axes;      // words of the hook table
-  xt::xarray<float> numbers;          // in full axes, or the sampled part
-  xt::xarray<std::int64_t> integers;  // instead, for indices
+  std::vector<std::string> axes;        // words of the hook table
+  xt::xarray<float> numbers{};          // in full axes, or the sampled part
+  xt::xarray<std::int64_t> integers{};  // instead, for indices
   bool is_integer = false;
-  std::optional<Sample> sample;
+  std::optional<Sample> sample{};
 };
 
 struct ReferenceLogits {
-  xt::xarray<std::int64_t> top_ids;    // [batch pos n], the highest first
-  xt::xarray<float> top_values;        // [batch pos n]
-  xt::xarray<float> log_sum_exp;       // [batch pos]
-  xt::xarray<std::int64_t> positions;  // [n]: where the whole rows are
-  xt::xarray<float> full;              // [batch n d_vocab]
+  xt::xarray<std::int64_t> top_ids;      // [batch pos n], the highest first
+  xt::xarray<float> top_values;          // [batch pos n]
+  xt::xarray<float> log_sum_exp;         // [batch pos]
+  xt::xarray<std::int64_t> positions{};  // [n]: where the whole rows are
+  xt::xarray<float> full{};              // [batch n d_vocab]
 };
 
 /// The float32 run that the reference's bfloat16 is held against: of the weights as bfloat16 rounds

@@ -241,7 +241,7 @@ MUTANTS = [
     Mutant("padding patches seen", _VISION,
            "at::full(visible.sizes(), hidden, model)",
            "at::full(visible.sizes(), 0 * hidden, model)",
-           "vision_encoder.blocks.0.attn.hook_pattern", 0, phase="P7", model="sight_e2b"),
+           "vision_encoder.blocks.0.attn.hook_attn_scores", 0, phase="P7", model="sight_e2b"),
     Mutant("patches turned by their columns alone", _VISION,
            "images.positions.clamp_min(0), attention.rope",
            "images.positions.clamp_min(0).select(-1, 0).unsqueeze(-1).expand({-1, -1, 2}), "

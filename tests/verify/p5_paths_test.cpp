@@ -97,7 +97,7 @@ class PathsAgree : public ::testing::TestWithParam<bridge::Variant> {};
 TEST_P(PathsAgree, InEachDtypeForwardAndBackward) {
   for (const auto type : {at::kFloat, at::kBFloat16, at::kDouble}) {
     const auto model = bridge::tiny_bridge(GetParam().spec(), type);
-    for (const auto phase : {phase_of(model, &paths_agree), phase_of(model, &gradients_agree)}) {
+    for (const auto& phase : {phase_of(model, &paths_agree), phase_of(model, &gradients_agree)}) {
       EXPECT_EQ(phase.verdict(), PhaseVerdict::kPassed) << type << ": " << words_of(phase);
     }
   }
@@ -106,7 +106,7 @@ TEST_P(PathsAgree, InEachDtypeForwardAndBackward) {
 TEST_P(PathsAgree, EveryNameIsHeldAndEveryFloatingOnesGradient) {
   const auto model = bridge::tiny_bridge(GetParam().spec(), at::kFloat);
   std::map<std::string, std::optional<int>> held;
-  for (const auto phase : {phase_of(model, &paths_agree), phase_of(model, &gradients_agree)}) {
+  for (const auto& phase : {phase_of(model, &paths_agree), phase_of(model, &gradients_agree)}) {
     for (const Check& check : phase.checks) held[phase.paths[0].gelu + check.name] = check.layer;
   }
   for (const hooks::SiteRow at : model.inventory().rows()) {

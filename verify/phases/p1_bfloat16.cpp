@@ -35,9 +35,8 @@ void Bfloat16Parity::take_choice(const std::string& name, const at::Tensor& valu
                                  const ReferenceValue& reference) {
   const auto probs = subject_.bundle->value(input_.name, probs_beside(name)).numbers;
   const double error = subject_.tolerances.times_reference * own_[probs_beside(name)];
-  const double near_tie = near_tie_of(error, probs);
   choices_[name].join(
-      other_choices(input_, to_whole_xarray(value), reference.integers, probs, near_tie));
+      other_choices(input_, to_whole_xarray(value), reference.integers, probs, error));
 }
 
 void Bfloat16Parity::take_logits(const std::string& what, const Likelihoods& found) {

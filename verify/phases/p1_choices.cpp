@@ -55,11 +55,12 @@ Check OtherChoices::check(std::string name) const {
 
 OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
                            const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double near_tie) {
+                           double error) {
   OtherChoices found;
   for (std::size_t row = 0; row < want.shape(0); ++row) {
     for (std::size_t pos = 0; pos < want.shape(1); ++pos) {
       if (!input.is_valid(row, pos)) continue;
+      const double near_tie = near_tie_of(error, std::span(&probs(row, pos, 0), probs.shape(2)));
       for (std::size_t slot = 0; slot < want.shape(2); ++slot) {
         const auto ours = got(row, pos, slot), theirs = want(row, pos, slot);
         ++found.n;
@@ -74,13 +75,13 @@ OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& go
   return found;
 }
 
-double near_tie_of(double error, const xt::xarray<float>& probs) {
+double near_tie_of(double error, std::span<const float> probs) {
   // Both probabilities are off by their error; 3 of 1000 by more than three times that.
   constexpr double kSigmas = 3.0, kTwoProbs = 2.0;
   double squares = 0;
   for (const float x : probs) squares += static_cast<double>(x) * x;
-  const auto n = static_cast<double>(std::max<std::size_t>(probs.size(), 1));
-  return kSigmas * std::sqrt(kTwoProbs) * error * std::sqrt(squares / n);
+  return kSigmas * std::sqrt(kTwoProbs) * error *
+         std::sqrt(squares / static_cast<double>(probs.size()));
 }
 
 }  // namespace bezel::verify

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 #include <xtensor/xarray.hpp>
@@ -34,12 +35,14 @@ struct OtherChoices {
   void join(OtherChoices more);
   Check check(std::string name) const;
 };
-/// got, want [batch pos k]; probs [batch pos expert], by which `want` was chosen.
+/// got, want [batch pos k]; probs [batch pos expert], by which `want` was chosen; `error`: their
+/// relative RMS error.
 OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
                            const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double near_tie);
+                           double error);
 
-/// How far apart two probabilities may be that rounding exchanges; `error` is relative RMS.
-double near_tie_of(double error, const xt::xarray<float>& probs);
+/// How far apart two probabilities of one token may be that rounding exchanges: a token whose
+/// probabilities are larger has larger errors.
+double near_tie_of(double error, std::span<const float> probs);
 
 }  // namespace bezel::verify
