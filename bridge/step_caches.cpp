@@ -41,6 +41,7 @@ at::Tensor join_over_keys(const std::vector<at::Tensor>& values, double hidden) 
 at::Tensor join_own_keys(const std::vector<at::Tensor>& values,
                          const std::vector<std::int64_t>& n) {
   std::vector<at::Tensor> own;
+  own.reserve(values.size());
   for (std::size_t i = 0; i < values.size(); ++i) {
     own.push_back(values[i].narrow(1, values[i].size(1) - n[i], n[i]));
   }

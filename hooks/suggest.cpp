@@ -30,6 +30,7 @@ std::size_t distance(const std::string& a, const std::string& b) {
 std::vector<std::string> nearest(const std::string& word,
                                  const std::vector<std::string>& candidates, std::size_t count) {
   std::vector<std::pair<std::size_t, std::size_t>> ranked;  // distance, place
+  ranked.reserve(candidates.size());
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     ranked.emplace_back(distance(word, candidates[i]), i);
   }
@@ -37,6 +38,7 @@ std::vector<std::string> nearest(const std::string& word,
   std::partial_sort(ranked.begin(), ranked.begin() + static_cast<std::ptrdiff_t>(count),
                     ranked.end());
   std::vector<std::string> best;
+  best.reserve(count);
   for (std::size_t i = 0; i < count; ++i) best.push_back(candidates[ranked[i].second]);
   return best;
 }

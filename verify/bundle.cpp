@@ -49,6 +49,7 @@ std::vector<ReferenceWeight> Bundle::weights() const {
     throw FormatError(path_.string() + ": /weights has columns of different lengths");
   }
   std::vector<ReferenceWeight> weights;
+  weights.reserve(names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
     weights.push_back({names[i], types[i], shapes[i], hashes.flat(i)});
   }

@@ -1,6 +1,7 @@
 // What a verification found: checks, in phases, in a report of one model.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -8,7 +9,7 @@
 
 namespace bezel::verify {
 
-enum class Verdict { kPassed, kFailed, kSkipped };
+enum class Verdict : std::uint8_t { kPassed, kFailed, kSkipped };
 
 /// One measured thing. It passes when measured <= tolerance (a NaN does not).
 struct Check {
@@ -25,7 +26,7 @@ struct Check {
 };
 
 /// A phase passes when every check passed; one that was skipped and required makes it incomplete.
-enum class PhaseVerdict { kPassed, kFailed, kIncomplete };
+enum class PhaseVerdict : std::uint8_t { kPassed, kFailed, kIncomplete };
 
 /// Who computed what in one block: "open" (torch, step by step), "library" (one call of torch's) or
 /// "kernel" (bezel's own).

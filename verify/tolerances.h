@@ -8,9 +8,10 @@ namespace bezel::verify {
 
 struct Tolerances {
   // P1, against the reference.
-  double value;   // relative RMS of a named value
-  double logits;  // largest gap, in units of max(1, largest logit)
-  double loss;    // relative
+  double value;         // relative RMS of a named value
+  double behind_media;  // of one of text behind images or sound
+  double logits;        // largest gap, in units of max(1, largest logit)
+  double loss;          // relative
   // P1 in bfloat16, against the float32 reference and the reference's own bfloat16.
   double times_reference;  // error over the reference's own error
   double kl;               // nats that a divergence may have, however small the reference's own is

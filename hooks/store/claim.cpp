@@ -47,7 +47,7 @@ std::optional<Survey> look(const Request& request) {
     refuse_other_things(request);
     return std::nullopt;
   }
-  if (start == Start::kNew && !(id.n_ranks > 1 && has_begun(io, folder, id)))
+  if (start == Start::kNew && (id.n_ranks <= 1 || !has_begun(io, folder, id)))
     throw StoreError(folder.string() +
                      ": holds a store already; resume it, or take another folder");
   refuse_other_manifest(request, read_text(io, folder / kManifestName, kMaxManifestBytes));

@@ -85,7 +85,7 @@ Value value_of(const json& entry, const std::string& what) {
               .rows_per_block = number_at(entry, "rows_per_block", what)};
   const auto dtype = dtype_of(text_at(entry, "dtype", what));
   const auto axes = entry.find("axes"), shape = entry.find("shape");
-  const auto is_list = [&](auto found, bool (*is)(const json&)) {
+  const auto is_list = [&](const json::const_iterator& found, bool (*is)(const json&)) {
     return found != entry.end() && found->is_array() && std::ranges::all_of(*found, is);
   };
   if (!dtype || !is_list(axes, [](const json& axis) { return axis.is_string(); }) ||

@@ -90,7 +90,8 @@ def verify(  # noqa: PLR0913  the options of verify_models
 
     Args:
         model: A folder with a checkpoint, or a hub id that is in the Hugging Face cache.
-        phases: Which, by number: 1 forward parity, 2 hooks, 3 weights, 4 generation …; none: all.
+        phases: Which, by number: 1 forward parity, 2 hooks, 3 weights, 4 generation, 5 and 6
+            two paths, 7 images and videos, 8 sound; none: all that fit the model.
         reference: A bundle of `bezel.capture_reference`; None: reference.h5 in the model's folder.
         dtype: float32, bfloat16 or float64.
         device: Where it runs.

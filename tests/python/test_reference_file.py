@@ -50,7 +50,7 @@ def test_any_hdf5_reader_finds_what_it_needs(bundles: Bundles) -> None:
     with h5py.File(bundles.file(NAME), "r") as file:
         meta = file["meta"].attrs
         assert bytes(meta["kind"]) == b"bezel.Reference"
-        assert meta["schema"] == 1
+        assert meta["schema"] == 2
         assert meta["schema"].dtype == np.int64
         assert bytes(meta["dtype"]) == b"float32"
         assert bytes(meta["device"]) == b"cpu"
@@ -61,6 +61,7 @@ def test_any_hdf5_reader_finds_what_it_needs(bundles: Bundles) -> None:
         for group in file["cases"].values():
             assert group.attrs["required"].dtype == np.int8
             assert group.attrs["required"] == 1
+            assert bytes(group.attrs["phase"]) == b"P1"
             length = group["tokens"].shape[1]
             assert group["attention_mask"].shape == group["tokens"].shape
             assert group["loss"].shape == ()
@@ -179,7 +180,7 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
         "is a bezel.ActivationCache; wanted a bezel.Reference",
     ),
     "another schema": (
-        lambda f: f["meta"].attrs.modify("schema", np.int64(2)), "schema 2.*reads 1",
+        lambda f: f["meta"].attrs.modify("schema", np.int64(1)), "schema 1.*reads 2",
     ),
     "no meta": (lambda f: f.__delitem__("meta"), "not a reference"),
     "no cases": (lambda f: f.__delitem__("cases"), "not a reference"),

@@ -70,5 +70,6 @@ def test_what_is_no_model_is_said_and_the_rest_is_kept(verifier: Verifier, tmp_p
     words = ("--phases", "3", "--json", str(record))
     done = verifier.call(verifier.model("nano"), nothing, *words)
     assert done.returncode == 2
-    assert f"verify_models: {nothing}: found nothing" in done.stderr
+    assert f"verify_models: {nothing}/config.json" in done.stderr
+    assert f"is {nothing} a model folder?" in done.stderr
     assert [model["model"] for model in json.loads(record.read_text())] == ["nano-saved"]

@@ -51,4 +51,6 @@ def arguments_of(model: nn.Module, outcome: Outcome) -> dict[str, Any]:
     """Those with which transformers computes an outcome."""
     case = outcome.case
     inputs = {"input_ids": case.tokens, "attention_mask": case.attention_mask, **case.media}
-    return reference_arguments(model, inputs)
+    if case.media:
+        return reference_arguments(model, inputs)
+    return inputs | {"position_ids": case.positions}

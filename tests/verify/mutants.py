@@ -153,30 +153,39 @@ def row_of(mutant: Mutant, found: Finding) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def earlier_rows(path: Path) -> dict[str, str]:
+    """Rows of a table that is there, by the name of the defect."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return {line.split(" | ")[0][2:]: line for line in lines if line.count(" | ") > 4}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "mutants")
-    parser.add_argument("--only", help="defects whose name holds this")
-    parser.add_argument("--write", type=Path, help="the table's file; wants all of it")
+    parser.add_argument("--only", default="", help="defects whose name holds this")
+    parser.add_argument("--phases", nargs="*", default=[], help="defects of these: P1 P7 …")
+    parser.add_argument("--write", type=Path, help="the table; rows that are not run are kept")
     arguments = parser.parse_args()
-    if arguments.only and arguments.write:
-        parser.error("--write wants the whole table: leave --only out")
-    chosen = [mutant for mutant in MUTANTS if (arguments.only or "") in mutant.name]
+    chosen = [
+        mutant
+        for mutant in MUTANTS
+        if arguments.only in mutant.name and mutant.phase in (arguments.phases or [mutant.phase])
+    ]
     scratch = Scratch(arguments.scratch)
     scratch.make()
-    text, n_caught = _HEAD, 0
+    rows = earlier_rows(arguments.write) if arguments.write else {}
     print(_HEAD, end="", flush=True)
     for mutant in chosen:
         start = time.perf_counter()
-        found = scratch.with_defect(mutant)
-        n_caught += judged(mutant, found) == "caught"
-        text += row_of(mutant, found)
-        print(row_of(mutant, found)[:-1], f"{time.perf_counter() - start:.0f} s", flush=True)
-    summary = f"\n{n_caught} of {len(chosen)} caught and blamed on the right name.\n"
+        rows[mutant.name] = row_of(mutant, scratch.with_defect(mutant))
+        print(rows[mutant.name][:-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+    table = [rows[mutant.name] for mutant in MUTANTS if mutant.name in rows]
+    n_caught = sum(row.endswith("| caught |\n") for row in table)
+    summary = f"\n{n_caught} of {len(table)} caught and blamed on the right name.\n"
     print(summary, end="")
     if arguments.write:
-        arguments.write.write_text(text + summary)
-    return 0 if n_caught == len(chosen) else 1
+        arguments.write.write_text(_HEAD + "".join(table) + summary)
+    return 0 if n_caught == len(table) else 1
 
 
 if __name__ == "__main__":

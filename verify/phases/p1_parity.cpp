@@ -149,7 +149,7 @@ class ForwardParity {
       announce(subject_, input_.name + ": " + full_name(at));
       return narrow_->take(at, kept, reference);
     }
-    const double tolerance = subject_.tolerances.value;
+    const double tolerance = tolerance_at(at);
     auto compared = compare_value(input_, kept, reference, tolerance);
     const bool is_bad = !(compared.error <= tolerance);
     add({.name = input_.name + ": " + full_name(at),
@@ -159,6 +159,12 @@ class ForwardParity {
          .layer = subject_.model.inventory().site(at.site).layer,
          .why = is_bad ? compared.why : "",
          .place = is_bad ? compared.place : std::vector<std::size_t>()});
+  }
+
+  double tolerance_at(SiteRow at) const {
+    const bool is_text = subject_.model.inventory().part(at) == Part::kText;
+    const bool has_media = !input_.media.empty();
+    return is_text && has_media ? subject_.tolerances.behind_media : subject_.tolerances.value;
   }
 
   void check_logits(const SeenLogits& seen, const ReferenceLogits& want, const std::string& what) {

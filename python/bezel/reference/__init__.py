@@ -41,7 +41,9 @@ def capture_reference(  # noqa: PLR0913  each has a default
     """Runs the transformers model of a checkpoint and writes what it computes to one file.
 
     Nine inputs (prose, code, digits, a chat turn, other scripts, repetition, more tokens than the
-    sliding window, batches padded on either side); of each every named value, logits, loss, the
+    sliding window, batches padded on either side), and where the model has the parts for them five
+    more (an image, several of different sizes, one across the window's end, a video, two clips of
+    sound); of each every named value, logits, loss, the
     error of bfloat16, and the greedy continuation. The layout stands in reference/writer.py.
 
     Args:
