@@ -148,6 +148,12 @@ ReferenceBfloat16 Bundle::bfloat16(const std::string& input, Against against) co
   throw FormatError(path_.string() + ": " + place + " has columns of different lengths");
 }
 
+std::map<std::string, double> ReferenceBfloat16::by_name() const {
+  std::map<std::string, double> errors;
+  for (std::size_t i = 0; i < names.size(); ++i) errors[names[i]] = relative_rms(i);
+  return errors;
+}
+
 ReferenceGreedy Bundle::greedy(const std::string& input) const {
   return {.tokens = file_.read<std::int64_t>(at(input, "greedy/tokens")),
           .gap = file_.read<float>(at(input, "greedy/gap"))};

@@ -57,6 +57,8 @@ struct ReferenceBfloat16 {
   std::vector<std::string> names;
   xt::xarray<double> relative_rms;  // [name]
   double logits_relative_rms = 0, logits_kl = 0, top1 = 0;
+
+  std::map<std::string, double> by_name() const;
 };
 
 struct ReferenceGreedy {

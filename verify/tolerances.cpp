@@ -19,9 +19,11 @@ constexpr Tolerances kFloat = {
     // Over the fixtures of every size the worst value is 4.6e-6 off, logits 0.29 of their bound,
     // the loss 3e-7 (README, "How right"); a wrong constant or order is 1e-3 and more.
     .value = 1e-5,
-    // Noise in place of images makes larger streams than words: text behind it is 1.6e-5 off at
-    // most (verify/records), growing from block to block, and the encoders themselves 2e-6.
-    .behind_media = 3e-5,
+    // Deep in models of random weights rounding grows: where float32 is further off than 1e-5, it
+    // is
+    // 2.4 times what the reference's own bfloat16 error leaves of itself with 16 more bits
+    // (verify/records). Where a defect sits nothing has grown yet, and 1e-5 is the larger.
+    .times_narrow = 8,
     .logits = 5e-5,
     .loss = 1e-6,
     .times_reference = 1,
@@ -79,12 +81,12 @@ constexpr std::array kTable = {
 };
 
 constexpr double Tolerances::*kAmounts[] = {
-    &Tolerances::value,    &Tolerances::behind_media, &Tolerances::logits,    &Tolerances::loss,
-    &Tolerances::kl,       &Tolerances::top1,         &Tolerances::step,      &Tolerances::run,
-    &Tolerances::gradient, &Tolerances::algebra,      &Tolerances::own_error, &Tolerances::texts,
-    &Tolerances::noise};
-constexpr double Tolerances::*kFactors[] = {&Tolerances::times_reference, &Tolerances::times_part,
-                                            &Tolerances::times_scale, &Tolerances::times_open};
+    &Tolerances::value,   &Tolerances::logits,    &Tolerances::loss,  &Tolerances::kl,
+    &Tolerances::top1,    &Tolerances::step,      &Tolerances::run,   &Tolerances::gradient,
+    &Tolerances::algebra, &Tolerances::own_error, &Tolerances::texts, &Tolerances::noise};
+constexpr double Tolerances::*kFactors[] = {&Tolerances::times_reference, &Tolerances::times_narrow,
+                                            &Tolerances::times_part, &Tolerances::times_scale,
+                                            &Tolerances::times_open};
 static_assert(sizeof(Tolerances) == sizeof(double) * (std::size(kAmounts) + std::size(kFactors)));
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace bezel::verify {
 struct Tolerances {
   // P1, against the reference.
   double value;         // relative RMS of a named value
-  double behind_media;  // of one of text behind images or sound
+  double times_narrow;  // the same over the reference's own error in bfloat16 * 2^-16; the larger
   double logits;        // largest gap, in units of max(1, largest logit)
   double loss;          // relative
   // P1 in bfloat16, against the float32 reference and the reference's own bfloat16.

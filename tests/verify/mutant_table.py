@@ -267,8 +267,7 @@ MUTANTS = [
            "attention.window_tokens ? input.blocks : at::Tensor()", "input.blocks",
            "blocks.1.attn.hook_attn_scores", 1, phase="P7", model="sight_moe"),
     Mutant("media tokens looked up by their ids", _INPUT,
-           "prepared.lookup_tokens = without_media(without_media(prepared.tokens, by_id, spec), "
-           "places, spec);",
+           "prepared.lookup_tokens = without_media(prepared.tokens, by_id, spec);",
            "prepared.lookup_tokens = prepared.tokens;",
            "hook_embed", phase="P7", model="sight_e2b"),
     # --- sound

@@ -203,16 +203,17 @@ TEST(P1Logits, TheLargestGapIsFoundAtItsPlaceAndNoneIsFurtherThanANaN) {
             INFINITY);
 }
 
-TEST(P1Choices, AnotherExpertIsFarUnlessTheProbabilitiesAreATie) {
+TEST(P1Choices, AnExpertIsWrongThatIsNotTheLikeliestLeft) {
   const Case one{.name = "one", .mask = {{1, 1, 0}}};
-  const xt::xarray<float> probs = {{{0.5F, 0.3F, 0.2F}, {0.4F, 0.39F, 0.21F}, {1, 0, 0}}};
+  const xt::xarray<float> probs = {{{0.5F, 0.3F, 0.2F}, {0.4F, 0.4F, 0.2F}, {1, 0, 0}}};
   const xt::xarray<std::int64_t> want = {{{0, 1}, {0, 1}, {0, 1}}};
-  const auto same = other_choices(one, want, want, probs, 0);
+  const auto same = other_choices(one, {want, probs}, want);
+  EXPECT_EQ(same.n_wrong, 0);
   EXPECT_EQ(same.n_other, 0);
   EXPECT_EQ(same.n, 4);
-  const auto found = other_choices(one, {{{0, 2}, {1, 0}, {2, 2}}}, want, probs, 0.02);
+  const auto found = other_choices(one, {{{{0, 2}, {1, 0}, {2, 2}}}, probs}, want);
   EXPECT_EQ(found.n_other, 3);
-  EXPECT_EQ(found.n_far, 1);
+  EXPECT_EQ(found.n_wrong, 1);  // equal probabilities may be exchanged
   EXPECT_EQ(found.place, (Index{0, 0, 1}));
 }
 

@@ -13,8 +13,7 @@ void Bfloat16Parity::begin(const Case& input) {
   input_ = input;
   // Against the values of this file, as we are: what rounding the weights does is in both errors.
   const auto own = subject_.bundle->bfloat16(input.name, Against::kStored);
-  own_.clear();
-  for (std::size_t i = 0; i < own.names.size(); ++i) own_[own.names[i]] = own.relative_rms(i);
+  own_ = own.by_name();
   own_kl_ = own.logits_kl;
   own_top1_ = own.top1;
 }
@@ -23,6 +22,7 @@ void Bfloat16Parity::take(hooks::SiteRow at, const at::Tensor& kept,
                           const ReferenceValue& reference) {
   const std::string& name = subject_.model.inventory().name(at);
   if (is_choice(name)) return take_choice(name, kept, reference);
+  if (name.ends_with(".moe.hook_router_probs")) probs_ = to_xarray(kept);
   const double own = own_[name];
   const double bound = subject_.tolerances.times_reference * own;
   const auto compared = compare_value(input_, kept, reference, bound);
@@ -33,10 +33,7 @@ void Bfloat16Parity::take(hooks::SiteRow at, const at::Tensor& kept,
 
 void Bfloat16Parity::take_choice(const std::string& name, const at::Tensor& value,
                                  const ReferenceValue& reference) {
-  const auto probs = subject_.bundle->value(input_.name, probs_beside(name)).numbers;
-  const double error = subject_.tolerances.times_reference * own_[probs_beside(name)];
-  choices_[name].join(
-      other_choices(input_, to_whole_xarray(value), reference.integers, probs, error));
+  choices_[name].join(other_choices(input_, {to_whole_xarray(value), probs_}, reference.integers));
 }
 
 void Bfloat16Parity::take_logits(const std::string& what, const Likelihoods& found) {

@@ -51,6 +51,7 @@ class Bfloat16Parity {
   double own_kl_ = 0, own_top1_ = 0;
   std::map<std::string, Value> values_;          // by name
   std::map<std::string, OtherChoices> choices_;  // by name
+  xt::xarray<float> probs_;                      // of the block at hand [batch pos expert]
   std::vector<Logits> logits_;
   std::vector<Check> losses_;
 };

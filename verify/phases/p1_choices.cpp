@@ -1,7 +1,7 @@
 #include "bezel/verify/phases/p1_choices.h"
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
 #include <utility>
 
 #include "bezel/hooks/error.h"
@@ -39,49 +39,41 @@ GivenValues choices_of(const Bundle& bundle, const std::string& input,
 }
 
 void OtherChoices::join(OtherChoices more) {
-  if (n_far == 0) place = std::move(more.place);
-  n_far += more.n_far;
+  if (n_wrong == 0) place = std::move(more.place);
+  n_wrong += more.n_wrong;
   n_other += more.n_other;
   n += more.n;
 }
 
 Check OtherChoices::check(std::string name) const {
-  return {.name = std::move(name),
-          .measured = n_far,
-          .unit = "experts chosen otherwise that are no near-tie",
-          .why = std::to_string(n_other / std::max(n, 1.0)) + " of all are chosen otherwise",
-          .place = place};
+  return {
+      .name = std::move(name),
+      .measured = n_wrong,
+      .unit = "experts that are not the likeliest by their probabilities",
+      .why = std::to_string(n_other / std::max(n, 1.0)) + " of all are others than the reference's",
+      .place = place};
 }
 
-OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
-                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double error) {
+OtherChoices other_choices(const Case& input, const Choices& got,
+                           const xt::xarray<std::int64_t>& want) {
   OtherChoices found;
+  std::vector<float> ranked(got.probs.shape(2));
   for (std::size_t row = 0; row < want.shape(0); ++row) {
     for (std::size_t pos = 0; pos < want.shape(1); ++pos) {
       if (!input.is_valid(row, pos)) continue;
-      const double near_tie = near_tie_of(error, std::span(&probs(row, pos, 0), probs.shape(2)));
+      const float* const probs = &got.probs(row, pos, 0);
+      std::copy_n(probs, ranked.size(), ranked.begin());
+      std::ranges::sort(ranked, std::greater());
       for (std::size_t slot = 0; slot < want.shape(2); ++slot) {
-        const auto ours = got(row, pos, slot), theirs = want(row, pos, slot);
+        const auto expert = got.experts(row, pos, slot);
         ++found.n;
-        if (ours == theirs) continue;
-        ++found.n_other;
-        const double apart = std::abs(probs(row, pos, ours) - probs(row, pos, theirs));
-        if (apart <= near_tie) continue;
-        if (found.n_far++ == 0) found.place = {row, pos, slot};
+        found.n_other += expert == want(row, pos, slot) ? 0 : 1;
+        if (probs[expert] == ranked[slot]) continue;
+        if (found.n_wrong++ == 0) found.place = {row, pos, slot};
       }
     }
   }
   return found;
-}
-
-double near_tie_of(double error, std::span<const float> probs) {
-  // Both probabilities are off by their error; 3 of 1000 by more than three times that.
-  constexpr double kSigmas = 3.0, kTwoProbs = 2.0;
-  double squares = 0;
-  for (const float x : probs) squares += static_cast<double>(x) * x;
-  return kSigmas * std::sqrt(kTwoProbs) * error *
-         std::sqrt(squares / static_cast<double>(probs.size()));
 }
 
 }  // namespace bezel::verify

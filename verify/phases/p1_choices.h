@@ -5,7 +5,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 #include <xtensor/xarray.hpp>
@@ -26,23 +25,21 @@ std::string probs_beside(const std::string& choice);
 GivenValues choices_of(const Bundle& bundle, const std::string& input,
                        const std::vector<std::string>& names);
 
-/// Experts chosen otherwise than was wanted.
+/// Experts that were chosen, by their probabilities and beside those that were wanted.
 struct OtherChoices {
-  double n_far = 0;           // the two experts' probabilities are further apart than a near-tie
-  double n_other = 0, n = 0;  // slots with another expert, and all of them
-  std::vector<std::size_t> place;  // of the first far one
+  double n_wrong = 0;              // slots whose expert is not the likeliest that is left
+  double n_other = 0, n = 0;       // slots with another expert than was wanted, and all of them
+  std::vector<std::size_t> place;  // of the first wrong one
 
   void join(OtherChoices more);
   Check check(std::string name) const;
 };
-/// got, want [batch pos k]; probs [batch pos expert], by which `want` was chosen; `error`: their
-/// relative RMS error.
-OtherChoices other_choices(const Case& input, const xt::xarray<std::int64_t>& got,
-                           const xt::xarray<std::int64_t>& want, const xt::xarray<float>& probs,
-                           double error);
-
-/// How far apart two probabilities of one token may be that rounding exchanges: a token whose
-/// probabilities are larger has larger errors.
-double near_tie_of(double error, std::span<const float> probs);
+struct Choices {
+  xt::xarray<std::int64_t> experts;  // [batch pos k]
+  xt::xarray<float> probs;           // [batch pos expert], by which they were chosen
+};
+/// By the run's own probabilities: whether those are right is another check. want [batch pos k].
+OtherChoices other_choices(const Case& input, const Choices& got,
+                           const xt::xarray<std::int64_t>& want);
 
 }  // namespace bezel::verify

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
@@ -39,6 +40,7 @@ class ForwardParity {
     const Bundle& bundle = *subject_.bundle;
     input_ = case_of(bundle, name);
     if (narrow_) narrow_->begin(input_);
+    own_ = bundle.bfloat16(name, Against::kRounded).by_name();
     const bridge::Input input = input_of(bundle, name);
     const auto names = names_in_order(input.media);
     // In bfloat16 a near-tie may go to another expert, and all that follows is another's. So the
@@ -161,10 +163,13 @@ class ForwardParity {
          .place = is_bad ? compared.place : std::vector<std::size_t>()});
   }
 
+  // How far rounding has moved a value by here is told by the reference's own bfloat16 run.
   double tolerance_at(SiteRow at) const {
-    const bool is_text = subject_.model.inventory().part(at) == Part::kText;
-    const bool has_media = !input_.media.empty();
-    return is_text && has_media ? subject_.tolerances.behind_media : subject_.tolerances.value;
+    constexpr double kFloatOverBfloat16 = 0x1p-16;  // of the steps between two numbers
+    const auto& tolerances = subject_.tolerances;
+    const auto own = own_.find(full_name(at));
+    if (own == own_.end()) return tolerances.value;
+    return std::max(tolerances.value, tolerances.times_narrow * kFloatOverBfloat16 * own->second);
   }
 
   void check_logits(const SeenLogits& seen, const ReferenceLogits& want, const std::string& what) {
@@ -198,6 +203,7 @@ class ForwardParity {
   Phase& phase_;
   std::optional<Bfloat16Parity> narrow_;
   Case input_;
+  std::map<std::string, double> own_;  // the reference's errors in bfloat16, by name
 };
 
 }  // namespace

@@ -118,13 +118,10 @@ double PathStudy::own_error(const Trial& trial, SiteRow at, const Answers& answe
 }
 
 void PathStudy::take_choice(const Trial& trial, const std::string& name, const Answers& answers) {
-  const auto probs = answers.open.find(probs_beside(name));
-  if (probs == answers.open.end()) return;
-  const auto as_chosen = to_xarray(probs->second);
-  const double error = subject_.tolerances.times_open * subject_.tolerances.step;
-  choices_[name].join(other_choices(trial.seen, to_whole_xarray(answers.automatic.at(name)),
-                                    to_whole_xarray(answers.open.at(name)), as_chosen,
-                                    near_tie_of(error, as_chosen)));
+  const auto probs = answers.automatic.find(probs_beside(name));
+  if (probs == answers.automatic.end()) return;
+  const Choices got{to_whole_xarray(answers.automatic.at(name)), to_xarray(probs->second)};
+  choices_[name].join(other_choices(trial.seen, got, to_whole_xarray(answers.open.at(name))));
 }
 
 }  // namespace bezel::verify
