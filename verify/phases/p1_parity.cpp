@@ -151,7 +151,8 @@ class ForwardParity {
       announce(subject_, input_.name + ": " + full_name(at));
       return narrow_->take(at, kept, reference);
     }
-    const double tolerance = tolerance_at(at);
+    const double tolerance =
+        tolerance_at(at) * (reference.sample ? subject_.tolerances.times_part : 1);
     auto compared = compare_value(input_, kept, reference, tolerance);
     const bool is_bad = !(compared.error <= tolerance);
     add({.name = input_.name + ": " + full_name(at),
