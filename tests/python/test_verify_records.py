@@ -107,7 +107,8 @@ def test_what_was_measured_is_kept(records: Any) -> None:
     phase = {"id": "P1", "title": "parity", "verdict": "passed", "seconds": 3.0, "origin": None}
     checks = [check | {"name": "a: x"}, check | {"name": "b: x", "measured": 0.0}]
     checks += [check | {"name": "b: z"}, check | {"name": "a: z", "measured": "nan"}]
-    checks += [check | {"name": "c: y"}, check | {"name": "w", "tolerance": 0.0}]
+    checks += [check | {"name": "c: y"}, check | {"name": "w", "unit": "names"}]
+    checks += [check | {"name": "b: v", "measured": 1.6e-5, "tolerance": 5.7e-5}]
     record = {"model": "m", "dtype": "float32", "device": "cpu", "versions": "", "passed": True}
     short = records.in_short(record | {"phases": [phase | {"checks": checks}]})
     assert json.loads(records.as_text(short)) == short
@@ -115,9 +116,11 @@ def test_what_was_measured_is_kept(records: Any) -> None:
     assert kept["checks"] == {
         "relative RMS, allowed 1e-05": {
             "columns": ["a", "b"],
-            "rows": {"x": [1.2e-07, 0], "z": ["nan", 1.2e-07], "c: y": 1.2e-07},
+            "rows": {"x": [1.2e-07, 0], "z": ["nan", 1.2e-07], "c: y": 1.2e-07,
+                     "b: v": "1.6e-05 of 5.7e-05"},
         },
-        "relative RMS, allowed 0": {"columns": [], "rows": {"w": 1.2e-07}},
-    }
-    names = [name for name, _, _ in records.measured_in(kept)]
-    assert sorted(names) == sorted(check["name"] for check in checks)
+        "names, allowed 1e-05": {"columns": [], "rows": {"w": 1.2e-07}},
+    }  # fmt: skip
+    found = list(records.measured_in(kept))
+    assert sorted(name for name, _, _ in found) == sorted(check["name"] for check in checks)
+    assert ("b: v", 1.6e-5, 5.7e-5) in found

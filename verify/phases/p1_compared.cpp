@@ -78,6 +78,7 @@ std::vector<Group> groups_of(const ReferenceValue& reference, at::IntArrayRef ke
   const auto chunk = std::ranges::find(reference.axes, "chunk") - reference.axes.begin();
   const std::int64_t n_chunks = chunk < std::ssize(reference.axes) ? kept_shape[chunk] : 1;
   std::vector<Group> groups;
+  groups.reserve(static_cast<std::size_t>(n_rows * n_chunks));
   for (std::int64_t i = 0; i < n_rows * n_chunks; ++i) {
     groups.push_back(
         {static_cast<std::size_t>(i / n_chunks), static_cast<std::size_t>(i % n_chunks)});
@@ -124,6 +125,7 @@ at::Tensor picked(at::Tensor value, const Kept& kept) {
 
 std::vector<std::size_t> place_in(const Kept& kept, const std::vector<std::size_t>& index) {
   std::vector<std::size_t> place;
+  place.reserve(index.size());
   for (std::size_t axis = 0; axis < index.size(); ++axis) place.push_back(kept[axis][index[axis]]);
   return place;
 }

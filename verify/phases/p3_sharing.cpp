@@ -26,7 +26,7 @@ json wanted_config(const Subject& subject) {
 }
 
 template <class Value>
-Value value_or(const json& object, const char* key, Value absent) {
+Value value_or(const json& object, const char* key, const Value& absent) {
   const auto found = object.find(key);
   return found == object.end() || found->is_null() ? absent : found->get<Value>();
 }

@@ -27,6 +27,7 @@ at::Tensor random_row(std::int64_t n_tokens, const bridge::ModelSpec& spec, std:
   const std::int64_t first = std::min(kFirstOrdinaryId, n_ids - 1);
   std::mt19937 random(seed);  // its numbers are the same everywhere; distributions' are not
   std::vector<std::int64_t> ids;
+  ids.reserve(static_cast<std::size_t>(n_tokens));
   for (std::int64_t i = 0; i < n_tokens; ++i) {
     ids.push_back(first + static_cast<std::int64_t>(random()) % (n_ids - first));
   }
