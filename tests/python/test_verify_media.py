@@ -39,18 +39,16 @@ def test_the_same_model_passes(verifier: Verifier, name: str, dtype: str) -> Non
 
 @pytest.mark.parametrize("name", ["sound", "unified_media"])
 def test_parts_of_values_are_enough(verifier: Verifier, name: str) -> None:
-    """A reference that keeps a few positions and dims of each value, chunks of sound among them."""
+    """A reference that keeps some positions and dims of each value."""
 
     def keep_parts(folder: Path) -> None:
         (folder / "reference.h5").unlink()
-        bezel.capture_reference(folder, folder / "reference.h5", sample=Sample(3, 5), verbose=False)
+        bezel.capture_reference(folder, folder / "reference.h5", sample=Sample(), verbose=False)
 
     folder = verifier.changed(verifier.model(name), keep_parts)
     bundle = bezel.reference.read(folder / "reference.h5")
     acts = bundle.outcomes["sound"].acts
-    scores = "audio_encoder.blocks.1.attn.hook_attn_scores"
     assert acts["audio_projector.hook_out"].is_part
-    assert name != "sound" or acts[scores].is_part
     for dtype in ("float32", "bfloat16"):
         found = verifier.run(folder, 1, 7, 8, options=("--dtype", dtype))
         assert found.code == 0, {phase: found.failed(phase) for phase in found.phases}
