@@ -19,10 +19,9 @@ constexpr Tolerances kFloat = {
     // Over the fixtures of every size the worst value is 4.6e-6 off, logits 0.29 of their bound,
     // the loss 3e-7 (README, "How right"); a wrong constant or order is 1e-3 and more.
     .value = 1e-5,
-    // Deep in models of random weights rounding grows: where float32 is further off than 1e-5, it
-    // is
-    // 2.4 times what the reference's own bfloat16 error leaves of itself with 16 more bits
-    // (verify/records). Where a defect sits nothing has grown yet, and 1e-5 is the larger.
+    // Deep in models of random weights rounding grows: what is further off than 1e-5 is 2.4 times
+    // the reference's own bfloat16 error with 16 more bits (verify/records). Where a defect sits
+    // nothing has grown yet, and 1e-5 is the larger.
     .times_narrow = 8,
     .logits = 5e-5,
     .loss = 1e-6,

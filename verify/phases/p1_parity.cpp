@@ -39,8 +39,11 @@ class ForwardParity {
   void run(const std::string& name) {
     const Bundle& bundle = *subject_.bundle;
     input_ = case_of(bundle, name);
-    if (narrow_) narrow_->begin(input_);
-    own_ = bundle.bfloat16(name, Against::kRounded).by_name();
+    if (narrow_) {
+      narrow_->begin(input_);
+    } else {
+      own_ = bundle.bfloat16(name, Against::kRounded).by_name();
+    }
     const bridge::Input input = input_of(bundle, name);
     const auto names = names_in_order(input.media);
     // In bfloat16 a near-tie may go to another expert, and all that follows is another's. So the

@@ -88,6 +88,13 @@ double HookStudy::neutral_tolerance(const bridge::Input& input, bridge::Path pat
   return std::max(tolerances().run, 2 * gap(plain, open));
 }
 
+// Experts multiply the tokens that chose them as one matrix, and a changed token moves others.
+double HookStudy::leak() const {
+  const bool has_experts = std::ranges::any_of(
+      model().spec().layers, [](const auto& layer) { return layer.moe.has_value(); });
+  return has_experts ? tolerances().run : 0;
+}
+
 void HookStudy::note(Check& check, SiteRow at, double measured, const std::string& why) const {
   if (check.verdict() == Verdict::kFailed) return;
   if (measured <= check.tolerance) {

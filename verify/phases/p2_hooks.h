@@ -34,6 +34,9 @@ class HookStudy {
   double neutral_tolerance(const bridge::Input& input, bridge::Path path,
                            const at::Tensor& plain) const;
 
+  /// How far an edit may move logits that it cannot reach: relative RMS.
+  double leak() const;
+
   /// Takes a measurement into the check of its row: the first that is too far off stays, with its
   /// block; else the largest.
   void note(Check& check, hooks::SiteRow at, double measured, const std::string& why) const;

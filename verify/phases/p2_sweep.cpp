@@ -150,10 +150,7 @@ class Sweep {
   }
 
   void check_causal(const std::vector<SiteRow>& places, const at::Tensor& before) {
-    const bool has_experts = std::ranges::any_of(
-        study_.model().spec().layers, [](const auto& layer) { return layer.moe.has_value(); });
-    // Experts multiply the tokens that chose them as one matrix, and a changed token moves others.
-    const double leak = has_experts ? study_.tolerances().run : 0;
+    const double leak = study_.leak();
     Check record = check_of("recorded as edited", places[0], 0, "offences");
     Check acts = check_of("an edit acts", places[0], 0, "blocks without effect");
     Check stays = check_of("an edit leaves the past", places[0], leak, "relative RMS of logits");

@@ -1,11 +1,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 
 #include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p2_hooks.h"
 #include "bezel/verify/phases/p7_media.h"
 #include "bezel/verify/reference_input.h"
+#include "bezel/verify/settings.h"
 
 namespace bezel::verify {
 namespace {
@@ -53,20 +56,21 @@ class EncoderHooks {
     const double tolerance = study_.neutral_tolerance(input_, path_, plain);
     for (const bool with_norms : {false, true}) {
       const std::string which = with_norms ? "all names but the split inputs" : "all names but ln1";
-      std::vector<Visit> visits(rows_.size());
+      std::vector<SiteRow> rows;
+      std::ranges::remove_copy_if(rows_, std::back_inserter(rows),
+                                  with_norms ? &is_split_input : &is_first_norm);
+      std::vector<Visit> visits(rows.size());
       hooks::Request request;
-      for (std::size_t i = 0; i < rows_.size(); ++i) {
-        if (with_norms ? is_split_input(rows_[i]) : is_first_norm(rows_[i])) continue;
-        visit(request, rows_[i], visits[i], [](const at::Tensor&) {});
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        visit(request, rows[i], visits[i], [](const at::Tensor&) {});
       }
       const auto run = subject_.model.run(input_, request, {.path = path_});
       Check once{.name = prefix_ + "fires once and is recorded: " + which, .unit = "names"};
-      for (std::size_t i = 0; i < rows_.size(); ++i) {
-        if (with_norms ? is_split_input(rows_[i]) : is_first_norm(rows_[i])) continue;
-        const bool is_right = visits[i].n_calls == 1 && run.cache->contains(name(rows_[i])) &&
-                              at::equal(run.cache->at(name(rows_[i])), visits[i].left);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const bool is_right = visits[i].n_calls == 1 && run.cache->contains(name(rows[i])) &&
+                              at::equal(run.cache->at(name(rows[i])), visits[i].left);
         study_.note(
-            once, rows_[i], is_right ? 0 : 1,
+            once, rows[i], is_right ? 0 : 1,
             "fired " + std::to_string(visits[i].n_calls) + " times, or is not in the cache");
       }
       study_.add(once);
@@ -98,29 +102,22 @@ class EncoderHooks {
     const auto kept = logits_with(at, [](const at::Tensor&) {});
     const auto edited =
         logits_with(at, [&](const at::Tensor& value) { value.copy_(study_.changed(value, at)); });
-    const auto types = types_of(input_.tokens);
+    const auto is_media =
+        at::isin(input_.tokens, at::tensor(media_ids(subject_), at::kLong)).to(at::kLong);
     Check check{
         .name =
             prefix_ + "an edit reaches the logits of its tokens and none before them: " + name(at),
         .unit = "offences"};
-    for (std::int64_t row = 0; row < types.size(0); ++row) {
-      const auto first = types[row].argmax().item<std::int64_t>();  // the first token of media
+    for (std::int64_t row = 0; row < is_media.size(0); ++row) {
+      const auto first = is_media[row].argmax().item<std::int64_t>();  // the first token of media
       const bool has_effect = gap(edited[row].slice(0, first), kept[row].slice(0, first)) > 0;
       study_.note(check, at, has_effect ? 0 : 1, "no logit at or behind its tokens changes");
       const auto begin = input_.attention_mask[row].argmax().item<std::int64_t>();
       const double before =
           gap(edited[row].slice(0, begin, first), kept[row].slice(0, begin, first));
-      study_.note(check, at, before > leak() ? 1 : 0, "logits before its tokens change");
+      study_.note(check, at, before > study_.leak() ? 1 : 0, "logits before its tokens change");
     }
     study_.add(check);
-  }
-
-  // Experts multiply the tokens that chose them as one matrix, and a changed token moves others.
-  double leak() const {
-    const auto& layers = subject_.model.spec().layers;
-    const bool has_experts =
-        std::ranges::any_of(layers, [](const auto& layer) { return layer.moe.has_value(); });
-    return has_experts ? subject_.tolerances.run : 0;
   }
 
   at::Tensor logits_with(SiteRow at, const std::function<void(const at::Tensor&)>& change) const {
@@ -140,16 +137,6 @@ class EncoderHooks {
           seen.left = value.clone();
           return at::Tensor();
         }));
-  }
-
-  /// 1 where a token is one of media.
-  at::Tensor types_of(const at::Tensor& tokens) const {
-    const auto& ids = subject_.model.spec().media_ids;
-    auto types = at::zeros_like(tokens);
-    for (const auto& id : {ids.image, ids.video, ids.audio}) {
-      if (id) types.masked_fill_(tokens == *id, 1);
-    }
-    return types;
   }
 
   const std::string& name(SiteRow at) const { return study_.name(at); }
