@@ -42,6 +42,14 @@ void check(const GenerateOptions& options, const hooks::Request& request) {
   }
 }
 
+// So that ids of media that are generated are known to be text; undefined where there are none.
+at::Tensor types_of_prompt(const MediaPlaces& places, const at::Tensor& tokens,
+                           const ModelSpec& spec) {
+  if (places.any()) return types_of(places);
+  const auto& [image, video, audio] = spec.media_ids;
+  return image || video || audio ? at::zeros_like(tokens) : at::Tensor();
+}
+
 // The prompt with as many tokens more, as the run of a whole text takes it.
 Input continued(const Input& prompt, std::int64_t n_new) {
   const auto longer = [&](const at::Tensor& by_token) {
@@ -49,8 +57,7 @@ Input continued(const Input& prompt, std::int64_t n_new) {
   };
   return {.tokens = longer(prompt.tokens),
           .token_types = longer(prompt.token_types),
-          .media = prompt.media,
-          .n_given = prompt.tokens.size(1)};
+          .media = prompt.media};
 }
 
 // The values of all steps must fit, not just those of the next.
@@ -75,7 +82,9 @@ Generation::Generation(const Bridge& bridge, Input prompt, hooks::Request reques
   later_request_ = without_encoders(request_, bridge.inventory());
   if (options_.keeps_values) check_fits(bridge, input_, request_, options_.max_new_tokens);
   tokens_ = prepared.tokens;
-  input_.n_given = tokens_.size(1);
+  if (!input_.token_types.defined()) {
+    input_.token_types = types_of_prompt(prepared.media_places, tokens_, bridge.spec());
+  }
   valid_ = prepared.valid.defined() ? prepared.valid.to(at::kLong) : at::ones_like(tokens_);
   positions_ = prepared.positions.expand_as(tokens_);
   open_ = at::ones({tokens_.size(0)}, tokens_.options().dtype(at::kBool));
@@ -108,7 +117,6 @@ at::Tensor Generation::run() {
   if (n_before > 0) {  // what stands for media came with the prompt
     input_.media = {};
     input_.token_types.reset();
-    input_.n_given = 0;
   } else if (input_.token_types.defined()) {
     const auto n_more = n_new - input_.token_types.size(1);
     input_.token_types = at::constant_pad_nd(input_.token_types, {0, n_more});

@@ -220,7 +220,6 @@ void take_media(const Input& input, TokenRange range, const ModelSpec& spec,
   } else if (!is_later || prepared.media.any()) {  // else the ids were generated
     places = by_id;
   }
-  if (input.n_given) places = places.among_first(*input.n_given);
   if (prepared.first_layer == 0) check_counts(places, prepared.media);
   take_blocks(types, spec, prepared);
 }

@@ -30,9 +30,6 @@ struct Input {
   /// type 0 is one that the model wrote: it stands for nothing and is looked up as padding.
   at::Tensor token_types{};
   Media media{};
-  /// The first tokens, whose media ids stand for media; those behind them were generated, and a
-  /// media id there is looked up as padding. nullopt: all.
-  std::optional<std::int64_t> n_given{};
   std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
   std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.

@@ -216,15 +216,6 @@ void check_count(const char* token, const at::Tensor& places, std::int64_t n_sof
 
 }  // namespace
 
-MediaPlaces MediaPlaces::among_first(std::int64_t n) const {
-  const auto cut = [&](const at::Tensor& places) {
-    if (!places.defined() || n >= places.size(1)) return places;
-    const auto first = at::arange(places.size(1), places.options().dtype(at::kLong)) < n;
-    return where_any(places.logical_and(first));
-  };
-  return {cut(image), cut(video), cut(audio)};
-}
-
 PreparedMedia prepare_media(const Media& media, const ModelSpec& spec,
                             const at::TensorOptions& model) {
   PreparedMedia prepared;

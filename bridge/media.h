@@ -57,8 +57,6 @@ PreparedMedia prepare_media(const Media& media, const ModelSpec& spec,
 struct MediaPlaces {
   at::Tensor image, video, audio;
   bool any() const { return image.defined() || video.defined() || audio.defined(); }
-  /// Without those behind the first n positions.
-  MediaPlaces among_first(std::int64_t n) const;
 };
 
 /// 0 text, 1 image, 2 video, 3 audio [batch pos]; undefined where all is text.

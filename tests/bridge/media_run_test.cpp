@@ -25,7 +25,15 @@ at::Tensor keep(const at::Tensor&, const HookSite&) { return {}; }
 
 bool is_split_input(SiteRow at) { return at.point().name.ends_with("_input"); }
 
-class MediaRun : public MediaTest {};
+class MediaRun : public MediaTest {
+ protected:
+  // Of a prompt as its ids say, and of so many generated tokens behind it.
+  at::Tensor types_of_longer(const at::Tensor& prompt, std::int64_t n_new) const {
+    const auto places = places_of_ids(prompt, kAudioId, model_.spec());
+    const auto types = places.any() ? types_of(places) : at::zeros_like(prompt);
+    return at::constant_pad_nd(types, {0, n_new});
+  }
+};
 INSTANTIATE_TEST_SUITE_P(Tiny, MediaRun, ::testing::ValuesIn(kMediaVariants));
 
 TEST_P(MediaRun, ARandomEditOfEveryNameOfTheEncodersReachesTheLogits) {
@@ -290,7 +298,7 @@ TEST_P(MediaRun, AGenerationWithAKvCacheIsThatWithoutOneAndOfTheSlowLoop) {
     Input input = input_;
     input.tokens = text;
     input.attention_mask = at::ones_like(text);
-    input.n_given = 16;
+    input.token_types = types_of_longer(input_.tokens, i);
     const auto logits = run({}, input).output;
     text = at::cat({text, logits.select(1, -1).argmax(-1, /*keepdim=*/true)}, 1);
   }
@@ -327,7 +335,7 @@ TEST_P(MediaRun, AMediaIdThatIsGeneratedAsksForNoFeatures) {
   Input input = input_;
   input.tokens = at::cat({input_.tokens, at::full({2, 1}, kImageId, at::kLong)}, 1);
   EXPECT_THROW(run({}, input), ArgumentError);
-  input.n_given = 16;
+  input.token_types = types_of_longer(input_.tokens, 1);
   const auto embed = run({.names = {"hook_full_embed"}}, input).cache->at("hook_full_embed");
   EXPECT_EQ(embed.size(1), 17);
 }
@@ -354,11 +362,9 @@ TEST_P(MediaRun, ATextWithMediaIdsThatWereGeneratedIsRunAgainWithItsTypes) {
     const auto made = generate(model_, prompt, request, options);
     const std::int64_t n_prompt = prompt.tokens.size(1);
     ASSERT_TRUE((made.tokens.narrow(1, n_prompt, kNew) >= kImageId).all().item<bool>());
-    const auto places = places_of_ids(prompt.tokens, kAudioId, model_.spec());
-    const auto of_prompt = places.any() ? types_of(places) : at::zeros_like(prompt.tokens);
     Input whole{.tokens = made.tokens.narrow(1, 0, n_prompt + kNew - 1), .media = prompt.media};
     EXPECT_THROW(run({}, whole), ArgumentError);
-    whole.token_types = at::constant_pad_nd(of_prompt, {0, kNew - 1});
+    whole.token_types = types_of_longer(prompt.tokens, kNew - 1);
     const auto again = run({.names = request.names}, whole).cache;
     for (const auto& [name, value] : again->items()) {
       EXPECT_LE(distance(made.cache->at(name), value), kRounding) << name;

@@ -9,7 +9,9 @@ import torch
 
 from bezel.cache_values import axes_of
 from bezel.reference.bundle import Outcome
+from bezel.reference.head import HEAD
 from bezel.reference.judging import Bfloat16
+from bezel.reference.sampling import Kept, Sample
 from support import reference
 from support.lab import Lab
 from support.references import Bundles
@@ -33,12 +35,31 @@ def run(model: torch.nn.Module, outcome: Outcome) -> Values:
     return reference.capture(model, outcome.case.tokens, mask, reference.positions_from(mask))
 
 
-def error_by_loops(name: str, got: Values, want: Values, mask: torch.Tensor) -> float:
+def inside(name: str, row: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """True at what a part keeps of a row of a value."""
+    found = torch.zeros_like(row, dtype=torch.bool)
+    axes, places = axes_of(name)[1:], []
+    for dim, axis in enumerate(axes):
+        is_last = dim == len(axes) - 1 and axis != "k_pos"
+        every = torch.arange(row.shape[dim])
+        dims = kept.dims if is_last else every
+        places.append(kept.positions if axis in ("pos", "q_pos") else dims)
+    found[torch.meshgrid(*places, indexing="ij")] = True
+    return found
+
+
+def error_by_loops(
+    name: str, got: Values, want: Values, mask: torch.Tensor, kept: Kept | None = None
+) -> float:
     """Row by row; only what both runs computed on valid positions with the same experts."""
     gap, size, layer = 0.0, 0.0, name.split(".")[1] if name.startswith("blocks.") else ""
     for row in range(len(mask)):
         ours, theirs = got[name][row].double(), want[name][row].double()
-        keep = torch.ones_like(theirs, dtype=torch.bool)
+        keep = (
+            torch.ones_like(theirs, dtype=torch.bool)
+            if kept is None
+            else inside(name, theirs, kept)
+        )
         if "k" in axes_of(name):
             choice = f"blocks.{layer}.moe.hook_expert_indices"
             same = got[choice][row] == want[choice][row]
@@ -76,6 +97,23 @@ def test_errors_are_those_of_plain_runs(bundles: Bundles, lab: Lab, name: str) -
         narrow = run(narrow_model, outcome)
         check(outcome.bfloat16, narrow, run(oracle, outcome), outcome)
         check(outcome.bfloat16_stored, narrow, run(stored, outcome), outcome)
+
+
+@pytest.mark.parametrize("name", ["e2b", "moe"])
+def test_of_a_part_the_larger_error_counts(bundles: Bundles, lab: Lab, name: str) -> None:
+    outcome = bundles.read(name, sample=Sample(2, 3)).outcomes["padded_left"]
+    want = run(lab.reference(name), outcome)
+    narrow = run(lab.reference(name, dtype=torch.bfloat16), outcome)
+    larger = 0
+    for key, error in outcome.bfloat16_stored.relative_rms.items():
+        kept, mask = outcome.acts[key], outcome.case.attention_mask
+        whole = error_by_loops(key, narrow, want, mask)
+        part = error_by_loops(key, narrow, want, mask, kept) if kept.is_part else 0.0
+        if key in HEAD:
+            part = 0.0
+        larger += part > whole
+        assert error == pytest.approx(max(whole, part), rel=1e-6, abs=1e-12), key
+    assert 10 < larger < len(outcome.bfloat16_stored.relative_rms) - 10
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import bezel
-from bezel.reference import sampling
+from bezel.reference import Sample, sampling
 from support import checkpoint_forms, fixtures
 from support.lab import Lab
 from support.verifying import Phases, Verifier, edit_json, shared
@@ -109,16 +109,16 @@ def test_other_logits_are_too_far_from_the_reference(verifier: Verifier, bound: 
         assert f"all cases: {logits}, {bound}" in failed
 
 
-def resampled(verifier: Verifier) -> Path:
+def resampled(verifier: Verifier, sample: Sample) -> Path:
     """The model with experts, and a reference that keeps parts."""
     folder = verifier.changed(verifier.model("moe"), lambda f: (f / "reference.h5").unlink())
-    sample = bezel.reference.Sample()
     bezel.capture_reference(folder, folder / "reference.h5", sample=sample, verbose=False)
     return folder
 
 
-def test_a_reference_that_keeps_parts_is_enough(verifier: Verifier) -> None:
-    phases = run(verifier, resampled(verifier))
+@pytest.mark.parametrize("sample", [Sample(), Sample(2, 5), Sample(1, 1)], ids=str)
+def test_a_reference_that_keeps_parts_is_enough(verifier: Verifier, sample: Sample) -> None:
+    phases = run(verifier, resampled(verifier, sample))
     assert phases.verdict("P1") == "passed"
     whole = run(verifier, verifier.model("moe"))
     assert list(phases.checks("P1", "passed")) == list(whole.checks("P1", "passed"))
@@ -129,7 +129,7 @@ def test_parts_of_experts_choices_are_refused(
 ) -> None:
     """Bundles of earlier versions: in float32 they are good enough."""
     monkeypatch.setattr(sampling, "_NEVER_CUT", ())
-    folder = resampled(verifier)
+    folder = resampled(verifier, Sample())
     refused = verifier.call(folder, "--phases", "1", "--dtype", "bfloat16")
     assert refused.returncode == 2
     assert "keeps a part of blocks.0.moe.hook_expert_indices" in refused.stderr

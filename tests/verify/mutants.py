@@ -110,10 +110,10 @@ class Scratch:
         words = [self.build / "verify" / "verify_models", self.model(mutant.model)]
         words += ["--phases", "1" if mutant.phase == LOAD else mutant.phase[1:], "--json", record]
         done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
-        if not record.exists():
+        reports = json.loads(record.read_text()) if record.exists() else []
+        if not reports:
             return Finding("refused", done.stderr.strip())
-        (report,) = json.loads(record.read_text())
-        (phase,) = report["phases"]
+        (phase,) = reports[0]["phases"]
         origin = phase["origin"] or {"name": "", "layer": None}
         return Finding(phase["verdict"], origin["name"], origin["layer"])
 
@@ -174,17 +174,18 @@ def main() -> int:
     scratch = Scratch(arguments.scratch)
     scratch.make()
     rows = earlier_rows(arguments.write) if arguments.write else {}
+    n_caught, table, summary = 0, list[str](), ""
     print(_HEAD, end="", flush=True)
     for mutant in chosen:
         start = time.perf_counter()
         rows[mutant.name] = row_of(mutant, scratch.with_defect(mutant))
         print(rows[mutant.name][:-1], f"{time.perf_counter() - start:.0f} s", flush=True)
-    table = [rows[mutant.name] for mutant in MUTANTS if mutant.name in rows]
-    n_caught = sum(row.endswith("| caught |\n") for row in table)
-    summary = f"\n{n_caught} of {len(table)} caught and blamed on the right name.\n"
+        table = [rows[mutant.name] for mutant in MUTANTS if mutant.name in rows]
+        n_caught = sum(row.endswith("| caught |\n") for row in table)
+        summary = f"\n{n_caught} of {len(table)} caught and blamed on the right name.\n"
+        if arguments.write:
+            arguments.write.write_text(_HEAD + "".join(table) + summary)
     print(summary, end="")
-    if arguments.write:
-        arguments.write.write_text(_HEAD + "".join(table) + summary)
     return 0 if n_caught == len(table) else 1
 
 

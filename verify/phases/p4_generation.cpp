@@ -106,6 +106,13 @@ class GenerationPhase {
     return worst;
   }
 
+  at::Tensor types_of_prompt() const {
+    const at::Tensor& tokens = prompt_->tokens;
+    const auto& spec = subject_.model.spec();
+    const auto types = types_of(bridge::places_of_ids(tokens, spec.d_vocab, spec));
+    return types.defined() ? types : at::zeros_like(tokens);
+  }
+
   // What stands behind each text is, by induction, what a generation without cache would take.
   void check_whole_text() {
     announce("the whole text in one run");
@@ -116,11 +123,13 @@ class GenerationPhase {
     const auto text = at::cat({prompt_->tokens, made}, 1);
     const auto mask = at::cat({prompt_->mask, open.to(at::kLong)}, 1);
     const std::int64_t n_run = text.size(1) - 1;
+    // Ids of media that were generated are text.
+    const auto types = at::constant_pad_nd(types_of_prompt(), {0, n_steps});
     const auto at_once = subject_.model
                              .run({.tokens = text.narrow(1, 0, n_run).to(device),
                                    .attention_mask = mask.narrow(1, 0, n_run).to(device),
+                                   .token_types = types.narrow(1, 0, n_run).to(device),
                                    .media = prompt_->media,
-                                   .n_given = prompt_->tokens.size(1),
                                    .logits_to_keep = n_steps})
                              .output.to(at::kFloat);
     compare_logits(at_once, open.unsqueeze(-1).to(device));

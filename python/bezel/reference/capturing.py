@@ -62,9 +62,10 @@ class Gatherer:
             self._count(value.numel() * value.element_size())
             kept = self.sample and keep_part(name, value, masks, self.sample)
             outcome.acts[name] = kept or Kept(value)
-        outcome.bfloat16.compare(bfloat16.values, rounded.values, masks)
+        sample = self.sample or Sample()
+        outcome.bfloat16.compare(bfloat16.values, rounded.values, masks, sample)
         if stored is not rounded:
-            outcome.bfloat16_stored.compare(bfloat16.values, stored.values, masks)
+            outcome.bfloat16_stored.compare(bfloat16.values, stored.values, masks, sample)
 
     def _take_head(self, outcome: Outcome, stored: Part, rounded: Part, bfloat16: Part) -> None:
         block, case = stored.block, outcome.case
@@ -104,8 +105,7 @@ class Gatherer:
             order = forward_order(iter(outcome.acts))
             outcome.acts = {name: outcome.acts[name] for name in order}
             for found in (outcome.bfloat16, outcome.bfloat16_stored):
-                errors = found.relative_rms
-                found.relative_rms = {name: errors[name] for name in order if name in errors}
+                found.settle(outcome.acts)
         return {outcome.case.name: outcome for outcome in self.outcomes}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from bezel.reference.padding import Masks, hidden_in, wanted_axes, without
 from bezel.reference.recorder import Values
-from bezel.reference.sampling import norm_of
+from bezel.reference.sampling import Kept, Sample, keep_part, norm_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Bfloat16:
 
     Attributes:
         relative_rms: By name, over valid positions; of scores, where attention can go; of values
-            with the axis k, in slots that chose the same expert.
+            with the axis k, in slots that chose the same expert. Where a bundle keeps a part of the
+            value: the error of the part, if that is larger (few numbers are a matter of luck).
         logits_relative_rms: Of the logits at valid positions.
         logits_kl: Mean KL divergence (float32 ‖ bfloat16) at valid positions.
         top1: Share of valid positions where both find the same likeliest token.
@@ -46,15 +48,28 @@ class Bfloat16:
     logits_relative_rms: float = 0.0
     logits_kl: float = 0.0
     top1: float = 0.0
+    of_parts: dict[str, float] = field(default_factory=dict)  # as relative_rms, of parts alone
 
-    def compare(self, got: Values, want: Values, masks: Masks) -> None:
+    def compare(self, got: Values, want: Values, masks: Masks, sample: Sample) -> None:
         """Adds some values of the two runs; head.Apart has those of the head."""
         for name, value in want.items():
             if value.is_floating_point():
-                self.relative_rms[name] = _relative_rms(name, got, want, masks)
+                gap, theirs = _seen(name, got, want, masks)
+                self.relative_rms[name] = _ratio(gap, theirs)
+                gap, theirs = (keep_part(name, x, masks, sample).value for x in (gap, theirs))
+                self.of_parts[name] = _ratio(gap, theirs) if theirs.any() else 0.0
+
+    def settle(self, acts: Mapping[str, Kept]) -> None:
+        """Takes the order of what a bundle keeps; of a part, the larger error."""
+        self.relative_rms = {
+            name: max(self.relative_rms[name], self.of_parts.get(name, 0.0) * kept.is_part)
+            for name, kept in acts.items()
+            if name in self.relative_rms
+        }
 
 
-def _relative_rms(name: str, got: Values, want: Values, masks: Masks) -> float:
+def _seen(name: str, got: Values, want: Values, masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gap and the wanted value, with zeros where the two are not compared."""
     theirs = want[name]
     hidden = hidden_in(name, theirs, masks)
     axes = wanted_axes(name)
@@ -63,5 +78,9 @@ def _relative_rms(name: str, got: Values, want: Values, masks: Masks) -> float:
         other = got[choice] != want[choice]
         other = other.reshape(*other.shape, *[1] * (len(axes) - other.ndim)).expand(theirs.shape)
         hidden = other if hidden is None else hidden | other
-    gap = norm_of(without(got[name] - theirs, hidden))
-    return 0.0 if gap == 0 else gap / norm_of(without(theirs, hidden))
+    return without(got[name] - theirs, hidden), without(theirs, hidden)
+
+
+def _ratio(gap: torch.Tensor, theirs: torch.Tensor) -> float:
+    size = norm_of(gap)
+    return 0.0 if size == 0 else size / norm_of(theirs)
