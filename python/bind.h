@@ -24,6 +24,7 @@ void bind_bridge(py::module_& module);
 void bind_weights(py::module_& module);
 void bind_generate(py::module_& module);
 void bind_patch_sweep(py::module_& module);
+void bind_store(py::module_& module);
 void bind_verify(py::module_& module);
 
 /// Makes an exception (one of Python's own, or one of bezel's) Python's current error.

@@ -10,5 +10,6 @@ PYBIND11_MODULE(_C, module) {
   bezel::python::bind_weights(module);
   bezel::python::bind_generate(module);
   bezel::python::bind_patch_sweep(module);
+  bezel::python::bind_store(module);
   bezel::python::bind_verify(module);
 }

@@ -249,3 +249,61 @@ class Generation:
     def next(self) -> torch.Tensor | None: ...
     def end(self, rows: torch.Tensor) -> None: ...
     def result(self) -> Generated: ...
+
+has_store: bool
+
+class StoreValue:
+    def __init__(self, name: str, axes: list[str], shape: list[int], dtype: str) -> None: ...
+
+class StoreManifest:
+    def __init__(
+        self,
+        *,
+        total_rows: int,
+        rows_per_shard: int,
+        has_types: bool,
+        values: list[StoreValue],
+        request: str,
+    ) -> None: ...
+    n_shards: int
+    datasets: list[tuple[str, list[str], list[int], str, int]]
+
+class StoreWriter:
+    def __init__(
+        self,
+        folder: FilePath,
+        manifest: StoreManifest,
+        *,
+        resume: bool,
+        rank: int,
+        n_ranks: int,
+        run: str,
+        queue_bytes: int,
+    ) -> None: ...
+    todo: list[int]
+    bytes_needed: int
+    done: tuple[int, int, int]
+    def rows_of(self, shard: int) -> tuple[int, int]: ...
+    def begin(self, shard: int) -> None: ...
+    def put(self, name: str, rows: torch.Tensor) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+
+class StoreReader:
+    def __init__(self, folder: FilePath, checksum: str, trust: bool) -> None: ...
+    id: str
+    manifest: str
+    total_rows: int
+    recorded: list[tuple[int, int]]
+    datasets: list[tuple[str, list[str], list[int], str, int]]
+    def read(self, name: str, first: int, n: int) -> torch.Tensor: ...
+    def read_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor: ...
+
+def store_check(
+    folder: FilePath, full: bool, progress: Callable[[int, int], None] | None
+) -> tuple[list[tuple[bool, str, str]], int, int]: ...
+def store_info(folder: FilePath) -> str: ...
+def store_index(folder: FilePath) -> None: ...
+def store_merge(
+    stores: list[FilePath], out: FilePath, progress: Callable[[int, int], None] | None
+) -> None: ...

@@ -14,6 +14,7 @@ from bezel import errors, patching, reference, utils
 from bezel._C import __version__
 from bezel.bridge import Bridge
 from bezel.cache import ActivationCache
+from bezel.dump import DumpReport, dump
 from bezel.encoding import Encoded
 from bezel.errors import Error
 from bezel.factored_matrix import FactoredMatrix
@@ -23,13 +24,16 @@ from bezel.names import HookPoint, hook_points
 from bezel.plan import Plan
 from bezel.reference import capture_reference
 from bezel.sae import SAE, SAEConfig
+from bezel.store import ActivationStore
 from bezel.token_types import TokenTypes
 from bezel.verifying import Report, verify
 
 __all__ = [
     "SAE",
     "ActivationCache",
+    "ActivationStore",
     "Bridge",
+    "DumpReport",
     "Encoded",
     "Error",
     "FactoredMatrix",
@@ -42,6 +46,7 @@ __all__ = [
     "TokenTypes",
     "__version__",
     "capture_reference",
+    "dump",
     "errors",
     "hook_points",
     "patching",

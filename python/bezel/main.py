@@ -1,9 +1,11 @@
 """The command `bezel`.
 
 bezel reference MODEL --out ref.h5
+bezel dump MODEL --corpus texts.jsonl --hooks 'blocks.*.hook_resid_post' --out acts/
+bezel store check acts/
 bezel hooks MODEL [--like q]
 
-Exit codes: 0 done, 2 bad usage or input, 3 interrupted.
+Exit codes: 0 done, 1 a store is damaged, 2 bad usage or input, 3 interrupted.
 """
 
 from __future__ import annotations
@@ -15,9 +17,15 @@ from pathlib import Path
 
 from bezel import errors
 from bezel.bridge import Bridge
+from bezel.dump import command as dump_command
 from bezel.reference import NEW_TOKENS, Sample, capture_reference
+from bezel.store import command as store_command
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 3
+_AFTER = {
+    "reference": "; nothing was written",
+    "dump": "; what is sealed stays, --resume goes on",
+}
 
 
 def show_hooks(arguments: argparse.Namespace) -> None:
@@ -78,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     reference.add_argument("--quiet", action="store_true", help="no progress bar")
     reference.set_defaults(run=make_reference)
+    dump = commands.add_parser("dump", help="activations of a corpus on disk")
+    dump_command.add_arguments(dump)
+    dump.set_defaults(run=dump_command.run)
+    store_command.add_commands(
+        commands.add_parser("store", help="look after stores: check, info, merge, index")
+    )
     return parser
 
 
@@ -85,14 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; None is the process's own. Returns the exit code."""
     parsed = _parser().parse_args(arguments)  # exits with 2 by itself
     try:
-        parsed.run(parsed)
+        return parsed.run(parsed) or DONE
     except errors.Error as error:
         print(f"bezel {parsed.command}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(f"bezel {parsed.command}: interrupted; nothing was written", file=sys.stderr)
+        print(
+            f"bezel {parsed.command}: interrupted{_AFTER.get(parsed.command, '')}", file=sys.stderr
+        )
         return INTERRUPTED
-    return DONE
 
 
 if __name__ == "__main__":

@@ -46,15 +46,6 @@ TEST(MediaPlaces, WithoutIdsPlacesAreThoseOfTheTypesIfThereAreMedia) {
   EXPECT_FALSE(places_of_types(types, {}, {}, {}).any());  // the embeddings hold the features
 }
 
-TEST(MediaPlaces, PlacesAmongTheFirstTokensLeaveOutWhatWasGenerated) {
-  const ModelSpec spec = hearing_spec();
-  const MediaPlaces all = places_of_ids(media_tokens(spec), kAudioId, spec);
-  const MediaPlaces first = all.among_first(3);
-  EXPECT_EQ(first.image.sum().item<std::int64_t>(), 3);
-  EXPECT_FALSE(first.video.defined());
-  EXPECT_TRUE(all.among_first(16).audio.is_same(all.audio));
-}
-
 TEST(MediaPlaces, ATypeThatContradictsItsIdIsToldWithItsPlace) {
   const ModelSpec spec = hearing_spec();
   const Bridge model = media_bridge(spec);

@@ -190,7 +190,7 @@ def _masks(source: _Source, group: Any) -> Masks:
 def _bfloat16(source: _Source, group: Any) -> Bfloat16:
     names = _texts(group["name"])
     errors = source.take(group, "relative_rms", (len(names),)).tolist()
-    numbers = (
-        float(source.take(group, key, ())) for key in ("logits_relative_rms", "logits_kl", "top1")
-    )
-    return Bfloat16(dict(zip(names, errors, strict=True)), *numbers)
+    found = Bfloat16(dict(zip(names, errors, strict=True)))
+    for key in ("logits_relative_rms", "logits_kl", "top1"):
+        setattr(found, key, float(source.take(group, key, ())))
+    return found

@@ -1,0 +1,279 @@
+"""Activations of a corpus on disk: `bezel.dump`, `bezel dump`, `torchrun -m bezel.dump`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from bezel import _C
+from bezel.dump.batches import Batches, Layout, Positions, checked_positions
+from bezel.dump.columns import DTYPES, Column, columns_of, has_keys
+from bezel.dump.corpus import Corpus, Source, open_corpus
+from bezel.dump.fingerprint import model_fingerprint, sae_fingerprints, tokenizer_fingerprint
+from bezel.dump.fingerprint import versions as versions_used
+from bezel.dump.ranks import Rank, find_rank
+from bezel.dump.writing import Source as RowSource
+from bezel.dump.writing import write
+from bezel.errors import ArgumentError
+from bezel.selection import NamesFilter
+from bezel.text import encode
+
+if TYPE_CHECKING:
+    from bezel.bridge import Bridge
+
+BATCH, LENGTH = 8, 1024
+_SHARD_BYTES = 512 << 20  # about; sealing one takes some hundredths of a second
+_QUEUE_BYTES = 64 << 20  # at least
+_SECONDS_BEFORE_BAR = 1.0
+
+
+@dataclass(frozen=True)
+class DumpReport:
+    """What a dump did.
+
+    Attributes:
+        path: The store.
+        rows: Written by this process in this run; 0 for a store that was finished already.
+        shards: Likewise.
+        n_bytes: Likewise, of sealed files.
+        total_rows: Of the whole store.
+        seconds: From the first batch to the last sealed shard.
+
+    Example:
+        >>> name = "blocks.3.hook_resid_post"
+        >>> report = bezel.dump(b, ["Emma knows"], "acts", name, verbose=False)
+        >>> report.rows, report.total_rows
+        (3, 3)
+    """
+
+    path: Path
+    rows: int
+    shards: int
+    n_bytes: int
+    total_rows: int
+    seconds: float
+
+
+def dump(  # noqa: PLR0913  the settings of a dump
+    b: Bridge,
+    corpus: Source,
+    out: str | Path,
+    hooks: NamesFilter,
+    *,
+    positions: Positions = None,
+    dtype: torch.dtype | None = None,
+    batch: int = BATCH,
+    length: int = LENGTH,
+    pack: bool = False,
+    column: str | None = None,
+    prepend_bos: bool | None = None,
+    rows_per_shard: int | None = None,
+    resume: bool = False,
+    edits: str | None = None,
+    rank: Rank | None = None,
+    verbose: bool = True,
+) -> DumpReport:
+    """Runs a corpus through the model and stores what was named: labelled, checked, resumable.
+
+    A row is a token: its values, its id, its document and its place there. A value is bit for bit
+    what `run_with_cache` gives for the same batch. The same call makes the same bytes, also after
+    any number of interruptions, and whichever rank writes them. The run ends behind the last block
+    that is named, without logits unless one asks for them.
+
+    Args:
+        b: The model, with folded weights, SAEs or hooks as they are now.
+        corpus: Token ids [document pos], an array or a tensor; a `.npy` of them; a `.npz` with
+            "tokens", and "lengths" [document] where rows are padded; a `.jsonl` or the folder of a
+            Hugging Face dataset, whose rows have "text", "tokens" or "input_ids"; a `.txt` with a
+            text a line; or an iterable of texts or ids.
+        out: The store's folder.
+        hooks: As names_filter of `run_with_cache`. Scores and patterns have a row for each query.
+        positions: Which tokens of a batch's row to keep: a slice, whole numbers (negative ones
+            count from its end), "last", "not bos"; None: all. Padding is never kept.
+        dtype: In which floating values are stored; None leaves them.
+        batch: Rows of a run.
+        length: Tokens of a row; a longer document goes on in the next row.
+        pack: Rows of full length whatever documents they join, as in pretraining: tokens see
+            across. False: a document a row, padded.
+        column: The field of JSON lines and datasets.
+        prepend_bos: For texts, as in `to_tokens`.
+        rows_per_shard: Rows of a file; None: about half a gigabyte.
+        resume: Go on where an earlier run with the same settings stopped.
+        edits: What hooks that are in force do, in words; it stands in the manifest, so that a run
+            with others is not taken for the same. Wanted where there are any.
+        rank: Which process this is; None: as torchrun or SLURM say.
+        verbose: Show progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UnknownHookError, HookNotApplicableError, HookNeverFiredError: Before the first run.
+        ArgumentError: For a corpus or settings that cannot be; names the argument.
+        StoreError: The folder holds another store, another writer is at work, the disk is too small
+            or fails. Sealed shards stay; resume=True goes on.
+
+    Example:
+        >>> texts = ["Emma knows", "As Emma knows , the capital of France is"]
+        >>> report = bezel.dump(b, texts, "acts", "blocks.*.hook_resid_post", verbose=False)
+        >>> bezel.ActivationStore("acts")["blocks.3.hook_resid_post"].shape
+        (13, 96)
+    """
+    want_store()
+    _check_edits(b, edits)
+    who = find_rank() if rank is None else rank
+    read = open_corpus(corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column)
+    kept = checked_positions(positions)
+    columns = _columns(b, hooks, dtype, (min(batch, 1), length))
+    layout = Layout(batch, length, pack, is_wide=has_keys(columns))
+    batches = Batches(read, layout, kept, b.cfg.bos_token_id)
+    settings = _settings(b, read, layout, kept, edits)
+    manifest = _manifest(columns, batches, layout, rows_per_shard, settings)
+    source = RowSource(b, batches, columns, dtype)
+    return _run(source, manifest, Path(out), resume, who, verbose)
+
+
+def want_store() -> None:
+    """Raises ArgumentError in a build without the store."""
+    if not _C.has_store:
+        raise ArgumentError(
+            "this build left the store out; install HDF5, xtensor, nlohmann-json and xxHash "
+            "(Debian: libhdf5-dev libxtensor-dev nlohmann-json3-dev libxxhash-dev) and build again"
+        )
+
+
+def _check_edits(b: Bridge, edits: str | None) -> None:
+    in_force = b._held()
+    if in_force and not edits:
+        raise ArgumentError(
+            f"{len(in_force)} hooks are in force, and the manifest must say what they do; give "
+            'edits="…" in words, or take them away (b.reset_hooks())'
+        )
+    if edits and not in_force:
+        raise ArgumentError(f"edits is {edits!r}, and no hook is in force")
+
+
+def _ids(b: Bridge, text: str, prepend_bos: bool | None) -> list[int]:
+    ids: list[int] = encode(text, b.tokenizer, b.cfg, prepend_bos, None).tokens[0].tolist()
+    return ids
+
+
+def _columns(
+    b: Bridge, hooks: NamesFilter, dtype: torch.dtype | None, shape: tuple[int, int]
+) -> list[Column]:
+    if dtype is not None and (dtype not in DTYPES or not dtype.is_floating_point):
+        raise ArgumentError(
+            f"dtype is {dtype}; wanted torch.bfloat16, torch.float32 or torch.float64"
+        )
+    return columns_of(b.plan(shape, hooks), dtype)
+
+
+def _settings(
+    b: Bridge, corpus: Corpus, layout: Layout, positions: Positions, edits: str | None
+) -> dict[str, Any]:
+    """All that the bytes follow from, besides the names."""
+    cut = positions
+    if isinstance(positions, slice):
+        cut = {"slice": [positions.start, positions.stop, positions.step]}  # type: ignore[assignment]
+    return {
+        "model": model_fingerprint(b),
+        "tokenizer": tokenizer_fingerprint(b.tokenizer),
+        "corpus": {
+            "fingerprint": corpus.fingerprint,
+            "documents": len(corpus.ends),
+            "tokens": corpus.n_tokens,
+        },
+        "positions": cut,
+        "batch": layout.batch,
+        "length": layout.length,
+        "pack": layout.pack,
+        "edits": edits,
+        "saes": sae_fingerprints(b),
+        "path": b._path.name,
+        "device": b.device.type,
+        "versions": versions_used(),
+    }
+
+
+def _manifest(
+    columns: list[Column],
+    batches: Batches,
+    layout: Layout,
+    rows_per_shard: int | None,
+    settings: dict[str, Any],
+) -> _C.StoreManifest:
+    if rows_per_shard is not None and rows_per_shard < 1:
+        raise ArgumentError(f"rows_per_shard is {rows_per_shard}; wanted at least 1")
+    if rows_per_shard is None:
+        whole = layout.batch * layout.length
+        row_bytes = sum(column.row_bytes for column in columns)
+        rows_per_shard = max(_SHARD_BYTES // max(row_bytes, 1) // whole, 1) * whole
+    return _C.StoreManifest(
+        total_rows=batches.n_rows,
+        rows_per_shard=rows_per_shard,
+        has_types=False,
+        values=[column.stored() for column in columns],
+        request=json.dumps(settings),
+    )
+
+
+def _run(
+    source: RowSource,
+    manifest: _C.StoreManifest,
+    out: Path,
+    resume: bool,
+    who: Rank,
+    verbose: bool,
+) -> DumpReport:
+    batch_bytes = int(max(source.batches.first_rows[1:] - source.batches.first_rows[:-1])) * sum(
+        column.row_bytes for column in source.columns
+    )
+    start = time.perf_counter()
+    writer = _C.StoreWriter(
+        out,
+        manifest,
+        resume=resume,
+        rank=who.rank,
+        n_ranks=who.n_ranks,
+        run=who.run,
+        queue_bytes=max(batch_bytes, _QUEUE_BYTES),
+    )
+    try:
+        n_rows = sum(writer.rows_of(shard)[1] for shard in writer.todo)
+        with _bar(n_rows, writer, verbose and who.local == 0) as progress:
+            write(source, writer, progress)
+        shards, rows, n_bytes = writer.done
+    finally:
+        writer.close()
+    return DumpReport(
+        out, rows, shards, n_bytes, source.batches.n_rows, time.perf_counter() - start
+    )
+
+
+@contextmanager
+def _bar(n_rows: int, writer: _C.StoreWriter, shown: bool) -> Iterator[Any]:
+    """Rows a second, time left, and the bytes of sealed files."""
+    start = time.perf_counter()
+    with tqdm(
+        desc=f"{writer.bytes_needed / 1e6:.1f} MB to write",
+        total=n_rows,
+        unit=" rows",
+        unit_scale=True,
+        disable=not shown,
+        delay=_SECONDS_BEFORE_BAR,
+    ) as bar:
+
+        def progress(n: int) -> None:
+            bar.update(n)
+            per_second = writer.done[2] / max(time.perf_counter() - start, 1e-9)
+            bar.set_postfix_str(f"{per_second / 1e6:.0f} MB/s", refresh=False)
+
+        yield progress

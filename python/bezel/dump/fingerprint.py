@@ -1,0 +1,70 @@
+"""What a dump was made with, as data: equal fingerprints make equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bezel import _C
+
+if TYPE_CHECKING:
+    from bezel.bridge import Bridge
+
+_BYTES_AT_ONCE = 1 << 26
+
+
+def model_fingerprint(b: Bridge) -> dict[str, Any]:
+    """Of the model as it is in memory, with folded or edited weights.
+
+    Returns:
+        family, n_layers, d_model, dtype, and weights: a SHA-256 of names, dtypes, shapes, bytes.
+    """
+    return {
+        "family": b.cfg.family,
+        "n_layers": b.cfg.n_layers,
+        "d_model": b.cfg.d_model,
+        "dtype": str(b.dtype).removeprefix("torch."),
+        "weights": _digest(b.named_weights()),
+    }
+
+
+def _digest(weights: list[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights, key=lambda named: named[0]):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+        for begin in range(0, flat.numel(), _BYTES_AT_ONCE):
+            digest.update(flat[begin : begin + _BYTES_AT_ONCE].cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def sae_fingerprints(b: Bridge) -> list[dict[str, Any]]:
+    """Of the SAEs that are attached: place, error term, and a SHA-256 as of a model's weights."""
+    found = []
+    for place, attached in b._attached().items():
+        weights = [(name, tensor) for name, tensor in attached.sae.state_dict().items()]
+        found.append(
+            {
+                "place": place,
+                "use_error_term": attached.use_error_term,
+                "weights": _digest(weights),
+            }
+        )
+    return found
+
+
+def tokenizer_fingerprint(tokenizer: Any | None) -> str | None:
+    """SHA-256 of the tokenizer's own file; of its vocabulary where it has none; None without."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the values."""
+    return {"bezel": _C.__version__, "torch": str(torch.__version__)}
