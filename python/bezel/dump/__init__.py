@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ def dump(  # noqa: PLR0913  the settings of a dump
             count from its end), "last", "not bos"; None: all. Padding is never kept.
         dtype: In which floating values are stored; None leaves them.
         batch: Rows of a run.
-        length: Tokens of a row; a longer document goes on in the next row.
+        length: Tokens of a row at most; a longer document goes on in the next row.
         pack: Rows of full length whatever documents they join, as in pretraining: tokens see
             across. False: a document a row, padded.
         column: The field of JSON lines and datasets.
@@ -129,11 +129,13 @@ def dump(  # noqa: PLR0913  the settings of a dump
     """
     want_store()
     _check_edits(b, edits)
+    Layout(batch, length, pack)  # refuses sizes before the corpus is read
     who = find_rank() if rank is None else rank
     read = open_corpus(corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column)
     kept = checked_positions(positions)
-    columns = _columns(b, hooks, dtype, (min(batch, 1), length))
-    layout = Layout(batch, length, pack, is_wide=has_keys(columns))
+    layout = Layout(batch, length, pack).fitted_to(read)
+    columns = _columns(b, hooks, dtype, (1, layout.length))
+    layout = replace(layout, is_wide=has_keys(columns))
     batches = Batches(read, layout, kept, b.cfg.bos_token_id)
     settings = _settings(b, read, layout, kept, edits)
     manifest = _manifest(columns, batches, layout, rows_per_shard, settings)

@@ -6,7 +6,7 @@ All of it follows from the corpus and the settings, so that any rank can make an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -66,6 +66,17 @@ class Layout:
     pack: bool
     is_wide: bool = False
 
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.length < 1:
+            raise ArgumentError(
+                f"batch is {self.batch} and length {self.length}; wanted at least 1 of each"
+            )
+
+    def fitted_to(self, corpus: Corpus) -> Layout:
+        """No longer than the longest row."""
+        longest = corpus.n_tokens if self.pack else int((corpus.ends - corpus.starts).max())
+        return replace(self, length=min(self.length, longest))
+
 
 def checked_positions(positions: Positions) -> Choice:
     """The one form of each: a slice, ascending whole numbers, "last", "not bos" or None."""
@@ -91,10 +102,6 @@ class Batches:
     """
 
     def __init__(self, corpus: Corpus, layout: Layout, positions: Choice, bos: int | None) -> None:
-        if layout.batch < 1 or layout.length < 1:
-            raise ArgumentError(
-                f"batch is {layout.batch} and length {layout.length}; wanted at least 1 of each"
-            )
         if positions == NOT_BOS and bos is None:
             raise ArgumentError(f'positions are "{NOT_BOS}", and the model has no <bos>')
         self._corpus, self._layout, self._bos = corpus, layout, bos
