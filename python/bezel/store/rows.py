@@ -130,6 +130,8 @@ class StoredRows:
 
     def _several(self, index: Any) -> torch.Tensor:
         rows = torch.as_tensor(index)
+        if rows.numel() == 0:
+            rows = rows.long()
         if rows.ndim != 1 or rows.is_floating_point():
             raise ArgumentError(
                 f"the rows are {rows.dtype} {list(rows.shape)}; wanted whole numbers [n], or a "

@@ -1,0 +1,1 @@
+"""Programs that use bezel as a researcher would."""
