@@ -11,6 +11,9 @@ namespace bezel::hooks {
 /// the C library has no such setting.
 void keep_freed(std::int64_t n_bytes);
 
+/// Hands back at once what keep_freed kept: for programs whose next run is of another size.
+void give_back_freed();
+
 /// Bytes that the allocator holds and nobody uses.
 std::int64_t held_bytes();
 

@@ -26,6 +26,8 @@ void keep_freed(std::int64_t n_bytes) {
           kept > std::numeric_limits<int>::max() ? kKeepAll : static_cast<int>(kept));
 }
 
+void give_back_freed() { malloc_trim(0); }
+
 std::int64_t held_bytes() { return static_cast<std::int64_t>(mallinfo2().fordblks); }
 
 }  // namespace bezel::hooks

@@ -1,4 +1,4 @@
-// Wide values, of which a run holds only what the reference keeps: all of them together, of a long
+// Large values, of which a run holds only what the reference keeps: all of them together, of a long
 // input, are half as large as a model.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace bezel::verify {
 
-/// Of values wider than the stream, in a run of n_pos positions. Refers to `references`.
+/// Of values of a megabyte and more, in a run of n_pos positions. Refers to `references`.
 Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos);
 
 }  // namespace bezel::verify
