@@ -116,7 +116,7 @@ def resampled(verifier: Verifier, sample: Sample) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("sample", [Sample(), Sample(2, 5), Sample(1, 1)], ids=str)
+@pytest.mark.parametrize("sample", [Sample(), Sample(2, 2), Sample(1, 3)], ids=str)
 def test_a_reference_that_keeps_parts_is_enough(verifier: Verifier, sample: Sample) -> None:
     phases = run(verifier, resampled(verifier, sample))
     assert phases.verdict("P1") == "passed"

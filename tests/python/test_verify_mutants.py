@@ -39,3 +39,14 @@ def test_each_defect_changes_one_place_of_the_sources(mutant: Any) -> None:
 def test_there_are_thirty_defects_of_different_names() -> None:
     names = [mutant.name for mutant in table()]
     assert len(set(names)) == len(names) >= 30
+
+
+def test_the_record_has_every_defect_and_all_were_caught() -> None:
+    """`make verify-mutants` writes it."""
+    lines = (ROOT / "verify" / "records" / "mutants.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.count(" | ") > 4][1:]
+    assert [row[0] for row in rows] == [mutant.name for mutant in table()]
+    assert {row[-1] for row in rows} == {"caught"}
+    for row, mutant in zip(rows, table(), strict=True):
+        assert mutant.blames in row[3]
+        assert mutant.layer is None or row[4] == str(mutant.layer)

@@ -5,8 +5,6 @@
 namespace bezel::verify {
 namespace {
 
-constexpr std::int64_t kHeldWhole = std::int64_t{1} << 18;  // elements of a row of the batch
-
 // A cut stands where an edit would, and ln1 cannot be edited where its copies are (hook_q_input …).
 bool is_beside_copies(const std::string& name) { return name.find(".ln1.") != std::string::npos; }
 
@@ -22,11 +20,12 @@ std::int64_t width(const bridge::Bridge& model, hooks::SiteRow at, std::int64_t 
 
 }  // namespace
 
-Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos) {
+Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos,
+             std::int64_t held_whole) {
   Cuts cuts;
   for (const auto& [name, reference] : references) {
     const auto n_elements = n_pos * width(model, model.inventory().resolve(name), n_pos);
-    if (!reference.sample || n_elements <= kHeldWhole || is_beside_copies(name)) continue;
+    if (!reference.sample || n_elements <= held_whole || is_beside_copies(name)) continue;
     cuts[name] = [&kept = reference](const at::Tensor& value) { return kept_part(value, kept); };
   }
   return cuts;

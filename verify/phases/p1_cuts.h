@@ -10,7 +10,11 @@
 
 namespace bezel::verify {
 
-/// Of values of a megabyte and more, in a run of n_pos positions. Refers to `references`.
-Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos);
+inline constexpr std::int64_t kHeldWhole = std::int64_t{1} << 18;  // elements of a row of the batch
+
+/// Of values that have more elements than `held_whole`, in a run of n_pos positions. Refers to
+/// `references`.
+Cuts cuts_of(const bridge::Bridge& model, const References& references, std::int64_t n_pos,
+             std::int64_t held_whole = kHeldWhole);
 
 }  // namespace bezel::verify

@@ -23,6 +23,8 @@ _NEVER_CUT = ("moe.hook_expert_indices", "moe.hook_router_probs")
 class Sample(NamedTuple):
     """How much of a value to keep; of experts' choices and their probabilities all is kept.
 
+    A single number of each is too few to judge bfloat16 by: its rounding is a matter of luck.
+
     Attributes:
         positions: So many along one of QUERY_AXES, the first and the last among them; never along
             `k_pos`, `k_patch` or `k_frame`.
