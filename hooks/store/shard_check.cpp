@@ -89,10 +89,9 @@ std::string other_identity(const File& file, const Manifest& manifest, const std
 
 std::string line_of(const Dataset& dataset, const Record& record, std::uint64_t block,
                     const std::string& what) {
-  const Rows rows = rows_of_block(dataset, record.n_rows, block);
-  const std::uint64_t first = record.first_row + rows.first;
-  return dataset.path + " block " + std::to_string(block) + ", rows " + std::to_string(first) +
-         "–" + std::to_string(first + rows.n - 1) + ": " + what;
+  const Rows rows = rows_behind_block(dataset, {record.first_row, record.n_rows}, block);
+  return dataset.path + " block " + std::to_string(block) + ", rows " + std::to_string(rows.first) +
+         "–" + std::to_string(rows.end() - 1) + ": " + what;
 }
 
 // A flipped checksum leaves the values sound: with the right one in its place the file is whole.

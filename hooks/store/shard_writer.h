@@ -20,7 +20,7 @@ class ShardWriter {
   ShardWriter(Io& io, std::filesystem::path folder, const Manifest& manifest, std::uint64_t shard,
               std::uint64_t rank);
 
-  /// The next rows of one dataset (by its place in datasets_of()): whole rows, in order. Threads
+  /// The next entries of one dataset (by its place in datasets_of()): whole ones, in order. Threads
   /// may write to different datasets at once. True for the call that completes the shard.
   bool write(std::size_t dataset, std::span<const std::byte> bytes);
 
@@ -37,9 +37,9 @@ class ShardWriter {
  private:
   struct Column {
     Dataset dataset;
-    std::uint64_t rows_done = 0;
-    Xxh3 block;                            // of the block that is being filled
-    std::vector<std::uint64_t> checksums;  // of those that are full
+    std::uint64_t n_wanted = 0, n_done = 0;  // entries
+    Xxh3 block;                              // of the block that is being filled
+    std::vector<std::uint64_t> checksums;    // of those that are full
   };
   void write_skeleton();
   void hash(Column& column, std::span<const std::byte> bytes) const;

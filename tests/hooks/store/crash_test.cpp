@@ -85,7 +85,7 @@ TEST(Crash, OfAResumeAtEveryOperationTheSame) {
   const auto wanted = whole_store();
   const auto stopped_in_the_second_shard = [](const fs::path& folder) {
     try {
-      dump(folder, {}, std::make_shared<FaultyIo>(Fault::kCrash, 65));
+      dump(folder, {}, std::make_shared<FaultyIo>(Fault::kCrash, 90));
     } catch (const Crash&) {
       ASSERT_TRUE(is_store(folder));
     }

@@ -27,10 +27,12 @@ class TempFolder {
 };
 
 /// Three shards of 8, 8 and 5 rows; a bfloat16 value in blocks of 3 rows, a float32 one of two axes
-/// in one block.
+/// in one block; a mean and a count for each shard.
 Manifest small_manifest();
+inline constexpr const char* kMean = "blocks.0.hook_resid_post:mean";    // [shard d_model]
+inline constexpr const char* kCount = "blocks.0.hook_resid_post:count";  // [shard]
 
-/// What a dataset's rows are: every number follows from the name and the row.
+/// What a dataset's rows (or shards' entries) are: every number follows from the name and the row.
 std::vector<std::byte> row_bytes(const Dataset& dataset, Rows rows);
 
 /// Writes all that a writer has to write, `batch` rows at a time.
