@@ -35,7 +35,7 @@ void take_entry(std::string_view line, Journal& journal, const std::string& what
   if (!entry.is_object()) throw StoreError(what + " is no object");
   const std::uint64_t seq = number_at(entry, "seq", what);
   const std::string prev = text_at(entry, "prev", what);
-  if (journal.n_entries == 0) journal.founded_on = prev;
+  if (journal.n_entries == 0 && seq == 0) journal.founded_on = prev;
   if (seq != journal.n_entries || prev != journal.prev)
     throw StoreError(what +
                      " does not follow what stands before it: records were lost, moved or "

@@ -97,7 +97,7 @@ TEST_F(Resume, DamageIsRefused) {
   write_file(acts_ / journal_name(0), changed);
   expect_refused("journal-0.log: record 1 is damaged");
   write_file(acts_ / journal_name(0), journal.substr(kRecordBytes));
-  expect_refused("MANIFEST.json");
+  expect_refused("journal-0.log: record 0 does not follow");
   write_file(acts_ / journal_name(0), journal);
 
   const std::string shard = bytes_of(acts_ / shard_name(1));
