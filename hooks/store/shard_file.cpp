@@ -140,6 +140,16 @@ Places parse_places(const File& file, const Manifest& manifest, std::uint64_t sh
 
 }  // namespace
 
+Record record_of(const File& file, const Manifest& manifest, std::uint64_t shard) {
+  const Rows rows = rows_of_shard(manifest, shard);
+  const std::uint64_t n_bytes = file.size();
+  return {.shard = shard,
+          .first_row = rows.first,
+          .n_rows = rows.n,
+          .bytes = n_bytes,
+          .hash = file_hash_hex(file, n_bytes)};
+}
+
 bool has_bytes_of(const File& file, const Skeleton& skeleton) {
   if (file.size() != skeleton.file_bytes) return false;
   std::vector<std::byte> found;

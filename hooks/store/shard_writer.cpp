@@ -74,7 +74,7 @@ void ShardWriter::hash(Column& column, std::span<const std::byte> bytes) const {
   }
 }
 
-Record ShardWriter::seal() {
+Record ShardWriter::seal(const std::optional<std::string>& wanted) {
   if (n_open_columns_ != 0) throw ArgumentError(partial_.string() + ": has rows to come");
   for (std::size_t i = 0; i < columns_.size(); ++i)
     write_all(*file_, skeleton_.places.checksums[i],
@@ -86,12 +86,14 @@ Record ShardWriter::seal() {
   if (!has_bytes_of(*written, skeleton_))
     throw StoreError(partial_.string() + ": its metadata came back other than it was written");
   for (std::size_t i = 0; i < columns_.size(); ++i) check_column(*written, i);
-  Record record{.shard = shard_,
-                .first_row = rows_.first,
-                .n_rows = rows_.n,
-                .bytes = skeleton_.file_bytes,
-                .hash = file_hash_hex(*written, skeleton_.file_bytes)};
+  Record record = record_of(*written, manifest_, shard_);
   const auto name = folder_ / shard_name(shard_);
+  if (wanted && record.hash != *wanted)
+    throw StoreError(
+        name.string() + ": this run makes other bytes than the one that was recorded" +
+        ": their XXH3-128 is " + record.hash + ", the record says " + *wanted +
+        ". Repair with the model, device kind and versions of that run; the shard is " +
+        "left out");
   if (!io_.rename_new(partial_, name))
     throw StoreError(name.string() + ": is there already; another writer made it");
   io_.sync_folder(folder_);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "bezel/hooks/store/hash.h"
@@ -25,8 +26,9 @@ class ShardWriter {
   bool write(std::size_t dataset, std::span<const std::byte> bytes);
 
   /// Makes a complete shard durable under its own name. Returns its record, which is for the
-  /// journal.
-  Record seal();
+  /// journal. Throws StoreError, before it has that name, for other bytes than those of `wanted`
+  /// (XXH3-128), where a record of them stands already.
+  Record seal(const std::optional<std::string>& wanted);
 
   /// Removes the partial file. A failure is left to the next resume, which removes such files.
   void discard() noexcept;

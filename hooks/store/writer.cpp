@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -119,8 +120,10 @@ class Writer::State {
 
   // On the lane behind the workers', one shard after the other.
   void seal(ShardWriter& shard) {
-    const Record record = shard.seal();
-    claim_.journal->append(record);
+    const auto recorded = claim_.recorded.find(shard.shard());
+    const bool is_recorded = recorded != claim_.recorded.end();
+    const Record record = shard.seal(is_recorded ? std::optional(recorded->second) : std::nullopt);
+    if (!is_recorded) claim_.journal->append(record);
     {
       const std::lock_guard lock(unsealed_mutex_);
       unsealed_.erase(record.shard);

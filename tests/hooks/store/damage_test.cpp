@@ -103,6 +103,26 @@ TEST_F(Damage, AnyFlippedBitOfAShardIsNamedWithDatasetBlockAndRows) {
   }
 }
 
+TEST_F(Damage, AShardWithAnyFlippedBitOrAnotherLengthIsNotWholeByItself) {
+  const Manifest manifest = small_manifest();
+  std::string bytes = bytes_of(acts_ / shard_name(2));
+  const MemoryFile file(bytes);
+  const Skeleton skeleton = make_skeleton(manifest, 2);
+  ASSERT_TRUE(is_whole(file, manifest, 2, skeleton));
+  for (std::size_t byte = 0; byte < bytes.size(); ++byte) {
+    for (int bit = 0; bit < 8; ++bit) {
+      bytes[byte] ^= static_cast<char>(1 << bit);
+      ASSERT_FALSE(is_whole(file, manifest, 2, skeleton)) << byte << "/" << bit;
+      bytes[byte] ^= static_cast<char>(1 << bit);
+    }
+  }
+  ASSERT_TRUE(is_whole(file, manifest, 2, skeleton));
+  bytes += '\0';
+  EXPECT_FALSE(is_whole(file, manifest, 2, skeleton));
+  bytes.resize(bytes.size() - 2);
+  EXPECT_FALSE(is_whole(file, manifest, 2, skeleton));
+}
+
 TEST_F(Damage, AFlippedBitOfEachByteOfManifestAndJournalIsFound) {
   for (const std::string& name : {std::string(kManifestName), journal_name(0)}) {
     const std::string bytes = bytes_of(acts_ / name);

@@ -13,13 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::map<std::string, std::string> all_files_of(const fs::path& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::directory_iterator(folder))
-    files[entry.path().filename()] = bytes_of(entry.path());
-  return files;
-}
-
 class Resume : public ::testing::Test {
  protected:
   void SetUp() override {

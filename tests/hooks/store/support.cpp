@@ -101,6 +101,13 @@ std::map<std::string, std::string> files_of(const fs::path& folder) {
   return files;
 }
 
+std::map<std::string, std::string> all_files_of(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    files[entry.path().filename()] = bytes_of(entry.path());
+  return files;
+}
+
 std::string refusal_of(const std::function<void()>& action) {
   try {
     action();

@@ -42,6 +42,8 @@ void dump(const std::filesystem::path& folder, WriterOptions options = {},
 
 /// The SHA-256 of each file of a store, without locks.
 std::map<std::string, std::string> files_of(const std::filesystem::path& folder);
+/// The bytes of each file, locks too.
+std::map<std::string, std::string> all_files_of(const std::filesystem::path& folder);
 std::string bytes_of(const std::filesystem::path& file);
 /// Writes over a file, read-only ones too.
 void write_file(const std::filesystem::path& file, const std::string& bytes);
