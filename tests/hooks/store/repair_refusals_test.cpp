@@ -6,6 +6,7 @@
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/hash.h"
 #include "bezel/hooks/store/journal.h"
+#include "bezel/hooks/store/shard_file.h"
 #include "tests/hooks/store/faulty_io.h"
 #include "tests/hooks/store/support.h"
 
@@ -123,6 +124,20 @@ TEST_F(RefusedRepairs, WhereALinkStandsForAShard) {
   fs::rename(acts_ / shard_name(0), folder_ / "elsewhere.h5");
   fs::create_symlink(folder_ / "elsewhere.h5", acts_ / shard_name(0));
   expect_refused("shard-000000.h5: is a link; a store holds its files itself");
+}
+
+// It would come out of a repair as it is.
+TEST_F(RefusedRepairs, OfAShardThatWasSealedAsNone) {
+  fs::remove(acts_ / journal_name(0));
+  std::string changed = bytes_of(acts_ / shard_name(0));
+  changed[4] ^= 1;  // of HDF5's signature
+  write_file(acts_ / shard_name(0), changed);
+  const auto io = make_posix_io();
+  const auto file = io->open(acts_ / shard_name(0), OpenMode::kRead);
+  JournalWriter(io->open(acts_ / journal_name(0), OpenMode::kCreate),
+                parse_journal("", sha256_hex(to_text(small_manifest()))))
+      .append(record_of(*file, small_manifest(), 0));
+  expect_refused("shard-000000.h5: is not HDF5");
 }
 
 // A shard that cannot be read now may be sound: it is not taken for damaged.

@@ -239,6 +239,37 @@ TEST_F(Repairs, TakeOverForRanksWhoseJournalsAreDamaged) {
   EXPECT_EQ(all_files_of(acts_), before) << "it is finished: not even a lock is taken";
 }
 
+TEST_F(Repairs, TornTailsOfOtherRanksGo) {
+  fs::remove_all(acts_);
+  for (const std::uint64_t rank : {0, 1})
+    dump(acts_, {.rank = rank, .n_ranks = 2, .run = "x"}, std::make_shared<FaultyIo>());
+  const auto before = files_of(acts_);
+  put(journal_name(1), bytes_of(acts_ / journal_name(1)) + "torn");
+  EXPECT_EQ(repair(), Shards());
+  EXPECT_EQ(files_of(acts_), before);
+}
+
+TEST_F(Repairs, AJournalKeepsWhatStandsBeforeADoubledRecord) {
+  const auto io = make_posix_io();
+  const Survey found = survey(*io, acts_);
+  const auto write_journal = [&](std::uint64_t rank, const Shards& shards) {
+    const fs::path path = acts_ / journal_name(rank);
+    fs::remove(path);
+    JournalWriter journal(io->open(path, OpenMode::kCreate), parse_journal("", found.id));
+    for (const std::uint64_t shard : shards) {
+      journal.append(found.records.at(shard));
+      journal.end();
+    }
+  };
+  write_journal(0, {0, 2});
+  write_journal(1, {1, 2});
+  const std::string first = bytes_of(acts_ / journal_name(0));
+  EXPECT_EQ(repair(), Shards());
+  EXPECT_EQ(bytes_of(acts_ / journal_name(0)), first);
+  EXPECT_EQ(bytes_of(acts_ / journal_name(1)).size(), 2 * kRecordBytes) << "of shard 1, and an end";
+  EXPECT_EQ(check_text(acts_, true, false), "");
+}
+
 TEST_F(Repairs, AJournalThatDoublesAnothersRecordsKeepsNone) {
   put(journal_name(1), whole_[journal_name(0)]);
   EXPECT_EQ(repair(), Shards());
