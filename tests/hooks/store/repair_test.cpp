@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <random>
 
+#include "bezel/hooks/store/shard_writer.h"
 #include "tests/hooks/store/faulty_io.h"
 #include "tests/hooks/store/support.h"
 
@@ -161,7 +162,17 @@ TEST_F(Repairs, AShardWithoutARecordStaysOnlyIfItIsWhole) {
   }
   put(journal_name(0), journal);
   expect_repaired({});
-  put("shard-000003.h5", sound);  // no such shard in this store
+}
+
+TEST_F(Repairs, AShardThatTheStoreDoesNotHaveGoes) {
+  const auto io = make_posix_io();
+  const Manifest manifest = small_manifest();
+  ShardWriter writer(*io, acts_, manifest, 3, 0);  // whole, and with this store's id
+  const auto datasets = datasets_of(manifest);
+  for (std::size_t i = 0; i < datasets.size(); ++i)
+    writer.write(i, row_bytes(datasets[i], entries_of(datasets[i], manifest, 3)));
+  writer.seal(std::nullopt);
+  ASSERT_TRUE(fs::exists(acts_ / shard_name(3)));
   expect_repaired({});
 }
 
@@ -261,12 +272,12 @@ TEST_F(Repairs, AJournalKeepsWhatStandsBeforeADoubledRecord) {
       journal.end();
     }
   };
-  write_journal(0, {0, 2});
-  write_journal(1, {1, 2});
+  write_journal(0, {2});
+  write_journal(1, {0, 1, 2});
   const std::string first = bytes_of(acts_ / journal_name(0));
   EXPECT_EQ(repair(), Shards());
   EXPECT_EQ(bytes_of(acts_ / journal_name(0)), first);
-  EXPECT_EQ(bytes_of(acts_ / journal_name(1)).size(), 2 * kRecordBytes) << "of shard 1, and an end";
+  EXPECT_EQ(bytes_of(acts_ / journal_name(1)).size(), 4 * kRecordBytes) << "of 0 and 1, with ends";
   EXPECT_EQ(check_text(acts_, true, false), "");
 }
 
