@@ -176,6 +176,12 @@ Handle type_of(DType dtype) {
   throw StoreError("a dtype that bezel does not know");
 }
 
+std::vector<hsize_t> shape_of(const Dataset& dataset, std::uint64_t n_entries) {
+  std::vector<hsize_t> shape = {n_entries};
+  shape.insert(shape.end(), dataset.shape.begin(), dataset.shape.end());
+  return shape;
+}
+
 void FileStorage::read(std::uint64_t offset, std::span<std::byte> into) {
   read_all(file_, offset, into);
 }

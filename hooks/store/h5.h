@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "bezel/hooks/store/io.h"
-#include "bezel/hooks/store/manifest.h"
+#include "bezel/hooks/store/layout.h"
 
 namespace bezel::store::h5 {
 
@@ -101,5 +101,7 @@ Handle create_file(Storage& storage, const std::string& what);
 
 Handle text_type();           // variable length, UTF-8
 Handle type_of(DType dtype);  // as stored: little-endian; bfloat16 is the float 1-8-7
+/// [n_entries, …the dataset's other axes…]
+std::vector<hsize_t> shape_of(const Dataset& dataset, std::uint64_t n_entries);
 
 }  // namespace bezel::store::h5

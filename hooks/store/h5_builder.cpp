@@ -4,11 +4,12 @@
 
 namespace bezel::store::h5 {
 
-void Builder::group(const char* path) const {
+void Builder::group(const std::string& path) const {
   const Handle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.id(), false);
-  const Handle made(H5Gcreate2(file_, path, H5P_DEFAULT, creation.id(), H5P_DEFAULT), H5Gclose);
-  if (made.id() < 0) fail(storage_, std::string(path) + ": cannot be made");
+  const Handle made(H5Gcreate2(file_, path.c_str(), H5P_DEFAULT, creation.id(), H5P_DEFAULT),
+                    H5Gclose);
+  if (made.id() < 0) fail(storage_, path + ": cannot be made");
 }
 
 Handle Builder::dataset(const std::string& path, hid_t type,
@@ -59,13 +60,15 @@ void Builder::text(hid_t object, const char* name, const std::string& text) cons
 }
 
 // The texts are variable-length on purpose: with fixed-length ones h5py's dims[i].label crashes.
-void Builder::labels(hid_t dataset, const std::vector<std::string>& axes, DType dtype) const {
-  std::vector<const char*> labels = {"row"};
+void Builder::labels(hid_t made, const Dataset& dataset) const {
+  const std::vector<std::string> axes = axes_of(dataset);
+  std::vector<const char*> labels;
+  labels.reserve(axes.size());
   for (const std::string& axis : axes) labels.push_back(axis.c_str());
   const std::array<hsize_t, 1> length = {labels.size()};
   const Handle space(H5Screate_simple(1, length.data(), nullptr), H5Sclose);
-  attribute(dataset, "DIMENSION_LABELS", text_type().id(), space.id(), labels.data());
-  if (dtype == DType::kBFloat16) text(dataset, "dtype", "bfloat16");
+  attribute(made, "DIMENSION_LABELS", text_type().id(), space.id(), labels.data());
+  if (dataset.dtype == DType::kBFloat16) text(made, "dtype", "bfloat16");
 }
 
 }  // namespace bezel::store::h5

@@ -14,7 +14,7 @@ class Builder {
  public:
   Builder(Storage& storage, hid_t file) : storage_(storage), file_(file) {}
 
-  void group(const char* path) const;
+  void group(const std::string& path) const;
   /// Contiguous; its bytes are reserved, not written.
   Handle dataset(const std::string& path, hid_t type, const std::vector<hsize_t>& shape) const;
   /// As `creation` (H5P_DATASET_CREATE) says.
@@ -25,8 +25,8 @@ class Builder {
 
   void number(hid_t object, const char* name, std::uint64_t number) const;
   void text(hid_t object, const char* name, const std::string& text) const;
-  /// DIMENSION_LABELS ("row" and the axes), and the attribute dtype for bfloat16.
-  void labels(hid_t dataset, const std::vector<std::string>& axes, DType dtype) const;
+  /// DIMENSION_LABELS, and the attribute dtype for bfloat16.
+  void labels(hid_t made, const Dataset& dataset) const;
 
  private:
   void attribute(hid_t object, const char* name, hid_t type, hid_t space, const void* value) const;

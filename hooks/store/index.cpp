@@ -23,14 +23,15 @@ void add_dataset(const h5::Builder& builder, h5::Storage& storage, const Survey&
   const Handle type = h5::type_of(dataset.dtype);
   const auto fill = missing(dataset.dtype);
   H5Pset_fill_value(creation.id(), type.id(), fill.data());
-  std::vector<hsize_t> shape = {found.manifest.total_rows};
-  shape.insert(shape.end(), dataset.shape.begin(), dataset.shape.end());
+  const Rows last = entries_of(dataset, found.manifest, n_shards(found.manifest) - 1);
+  const std::vector<hsize_t> shape = h5::shape_of(dataset, last.end());
   const int rank = static_cast<int>(shape.size());
   const Handle whole(H5Screate_simple(rank, shape.data(), nullptr), H5Sclose);
   for (const auto& [shard, record] : found.records) {
     std::vector<hsize_t> start(shape.size(), 0), count = shape;
-    start[0] = record.first_row;
-    count[0] = record.n_rows;
+    const Rows entries = entries_of(dataset, found.manifest, shard);
+    start[0] = entries.first;
+    count[0] = entries.n;
     const Handle source(H5Screate_simple(rank, count.data(), nullptr), H5Sclose);
     if (H5Sselect_hyperslab(whole.id(), H5S_SELECT_SET, start.data(), nullptr, count.data(),
                             nullptr) < 0 ||
@@ -39,7 +40,7 @@ void add_dataset(const h5::Builder& builder, h5::Storage& storage, const Survey&
       h5::fail(storage, dataset.path + ": cannot be shown from " + shard_name(shard));
   }
   const Handle made = builder.dataset(dataset.path, type.id(), shape, creation.id());
-  builder.labels(made.id(), dataset.axes, dataset.dtype);
+  builder.labels(made.id(), dataset);
 }
 
 }  // namespace
@@ -50,7 +51,7 @@ std::vector<std::byte> make_index(const Survey& found) {
   {
     const Handle file = h5::create_file(storage, kIndexName);
     const h5::Builder builder(storage, file.id());
-    for (const char* group : {"/rows", "/acts"}) builder.group(group);
+    for (const std::string& group : groups_of(found.manifest)) builder.group(group);
     for (const Dataset& dataset : datasets_of(found.manifest))
       add_dataset(builder, storage, found, dataset);
     {

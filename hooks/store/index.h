@@ -8,8 +8,8 @@ namespace bezel::store {
 
 inline constexpr const char* kIndexName = "index.h5";
 
-/// The file's bytes. Rows that are not recorded read as NaN, of whole numbers as -1 (255 for
-/// types).
+/// The file's bytes: /rows and /acts over all rows, /reduce over all shards. What is not recorded
+/// reads as NaN, of whole numbers as -1 (255 for types).
 std::vector<std::byte> make_index(const Survey& found);
 
 /// Writes it over an older one. Throws StoreError for a damaged store, or where it cannot write.

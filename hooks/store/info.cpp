@@ -17,7 +17,7 @@ std::string bytes_text(std::uint64_t n_bytes) {
 }
 
 std::string shape_text(const Value& value) {
-  std::string text = "[row";
+  std::string text = value.per_shard ? "[shard" : "[row";
   for (std::size_t i = 0; i < value.axes.size(); ++i)
     text += " " + value.axes[i] + "=" + std::to_string(value.shape[i]);
   return text + "] " + std::string(to_string(value.dtype));

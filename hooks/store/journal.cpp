@@ -35,7 +35,7 @@ void take_entry(std::string_view line, Journal& journal, const std::string& what
   if (!entry.is_object()) throw StoreError(what + " is no object");
   const std::uint64_t seq = number_at(entry, "seq", what);
   const std::string prev = text_at(entry, "prev", what);
-  if (journal.n_entries == 0) journal.founded_on = prev;
+  if (journal.n_entries == 0 && seq == 0) journal.founded_on = prev;
   if (seq != journal.n_entries || prev != journal.prev)
     throw StoreError(what +
                      " does not follow what stands before it: records were lost, moved or "
@@ -52,6 +52,7 @@ void take_entry(std::string_view line, Journal& journal, const std::string& what
                   .hash = text_at(entry, "hash", what)};
     if (!is_hex(record.hash, kHashDigits)) throw StoreError(what + " has a hash that is none");
     journal.records.push_back(std::move(record));
+    journal.seqs.push_back(seq);
   }
   journal.has_ended = is_end;
   ++journal.n_entries;
@@ -81,6 +82,19 @@ Journal read_journal(Io& io, const std::filesystem::path& path, const std::strin
   return parse_journal(read_text(io, path, kMaxJournalBytes), id);
 }
 
+void cut_journal(Io& io, const std::filesystem::path& path, const std::filesystem::path& partial,
+                 std::uint64_t n_entries) {
+  const std::string kept =
+      read_text(io, path, kMaxJournalBytes).substr(0, n_entries * kRecordBytes);
+  {
+    const auto file = io.open(partial, OpenMode::kCreate);
+    write_all(*file, 0, std::as_bytes(std::span(kept)));
+    file->sync();
+  }
+  io.rename_over(partial, path);
+  io.sync_folder(path.parent_path());
+}
+
 JournalWriter::JournalWriter(std::unique_ptr<File> file, Journal journal)
     : file_(std::move(file)), journal_(std::move(journal)) {
   if (journal_.torn_bytes == 0) return;
@@ -94,6 +108,7 @@ void JournalWriter::append(const Record& record) {
               std::to_string(record.first_row) + ",\"n_rows\":" + std::to_string(record.n_rows) +
               ",\"bytes\":" + std::to_string(record.bytes) + ",\"hash\":\"" + record.hash + '"');
   journal_.records.push_back(record);
+  journal_.seqs.push_back(journal_.n_entries - 1);
   journal_.has_ended = false;
 }
 

@@ -53,14 +53,27 @@ std::vector<Dataset> datasets_of(const Manifest& manifest) {
     const std::uint64_t n_numbers = std::accumulate(value.shape.begin(), value.shape.end(),
                                                     std::uint64_t{1}, std::multiplies<>());
     datasets.push_back({.name = value.name,
-                        .path = "/acts/" + value.name,
+                        .path = (value.per_shard ? "/reduce/" : "/acts/") + value.name,
                         .axes = value.axes,
                         .shape = value.shape,
                         .dtype = value.dtype,
                         .row_bytes = n_numbers * size_of(value.dtype),
-                        .rows_per_block = value.rows_per_block});
+                        .rows_per_block = value.rows_per_block,
+                        .per_shard = value.per_shard});
   }
   return datasets;
+}
+
+std::vector<std::string> groups_of(const Manifest& manifest) {
+  std::vector<std::string> groups = {"/rows", "/acts"};
+  if (std::ranges::any_of(manifest.values, &Value::per_shard)) groups.emplace_back("/reduce");
+  return groups;
+}
+
+std::vector<std::string> axes_of(const Dataset& dataset) {
+  std::vector<std::string> axes = {dataset.per_shard ? "shard" : "row"};
+  axes.insert(axes.end(), dataset.axes.begin(), dataset.axes.end());
+  return axes;
 }
 
 std::uint64_t n_shards(const Manifest& manifest) {
@@ -72,13 +85,28 @@ Rows rows_of_shard(const Manifest& manifest, std::uint64_t shard) {
   return {.first = first, .n = std::min(manifest.rows_per_shard, manifest.total_rows - first)};
 }
 
+std::uint64_t n_entries(const Dataset& dataset, std::uint64_t n_rows) {
+  return dataset.per_shard ? 1 : n_rows;
+}
+
+Rows entries_of(const Dataset& dataset, const Manifest& manifest, std::uint64_t shard) {
+  return dataset.per_shard ? Rows{shard, 1} : rows_of_shard(manifest, shard);
+}
+
 std::uint64_t n_blocks(const Dataset& dataset, std::uint64_t n_rows) {
-  return (n_rows - 1) / dataset.rows_per_block + 1;
+  return (n_entries(dataset, n_rows) - 1) / dataset.rows_per_block + 1;
 }
 
 Rows rows_of_block(const Dataset& dataset, std::uint64_t n_rows, std::uint64_t block) {
   const std::uint64_t first = block * dataset.rows_per_block;
-  return {.first = first, .n = std::min(dataset.rows_per_block, n_rows - first)};
+  return {.first = first,
+          .n = std::min(dataset.rows_per_block, n_entries(dataset, n_rows) - first)};
+}
+
+Rows rows_behind_block(const Dataset& dataset, Rows shard, std::uint64_t block) {
+  if (dataset.per_shard) return shard;
+  const Rows rows = rows_of_block(dataset, shard.n, block);
+  return {.first = shard.first + rows.first, .n = rows.n};
 }
 
 std::string shard_name(std::uint64_t shard) {

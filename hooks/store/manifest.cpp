@@ -46,7 +46,7 @@ bool is_plain(std::string_view name) {
          std::ranges::none_of(name, [](unsigned char c) { return c < ' ' || c == '/'; });
 }
 
-// Bytes of `rows` rows.
+// Bytes of `rows` rows, or of as many shards' entries.
 std::uint64_t n_bytes(const Value& value, std::uint64_t rows) {
   std::uint64_t bytes = size_of(value.dtype);
   for (const std::uint64_t length : value.shape) {
@@ -75,26 +75,30 @@ json to_json(const Value& value) {
           {"axes", value.axes},
           {"shape", value.shape},
           {"dtype", to_string(value.dtype)},
-          {"rows_per_block", value.rows_per_block}};
+          {"rows_per_block", value.rows_per_block},
+          {"per_shard", value.per_shard}};
 }
 
 Value value_of(const json& entry, const std::string& what) {
-  if (!entry.is_object() || entry.size() != 5)
+  if (!entry.is_object() || entry.size() != 6)
     throw StoreError(what + ": has a value with other fields");
   Value value{.name = text_at(entry, "name", what),
               .rows_per_block = number_at(entry, "rows_per_block", what)};
   const auto dtype = dtype_of(text_at(entry, "dtype", what));
-  const auto axes = entry.find("axes"), shape = entry.find("shape");
+  const auto axes = entry.find("axes"), shape = entry.find("shape"),
+             per_shard = entry.find("per_shard");
   const auto is_list = [&](const json::const_iterator& found, bool (*is)(const json&)) {
     return found != entry.end() && found->is_array() && std::ranges::all_of(*found, is);
   };
   if (!dtype || !is_list(axes, [](const json& axis) { return axis.is_string(); }) ||
-      !is_list(shape, [](const json& n) { return n.is_number_unsigned(); }))
+      !is_list(shape, [](const json& n) { return n.is_number_unsigned(); }) ||
+      per_shard == entry.end() || !per_shard->is_boolean())
     throw StoreError(what + ": " + in_quotes(value.name) +
-                     " has no axes, shape or dtype that bezel knows");
+                     " has no axes, shape, dtype or per_shard that bezel knows");
   value.dtype = *dtype;
   value.axes = axes->get<std::vector<std::string>>();
   value.shape = shape->get<std::vector<std::uint64_t>>();
+  value.per_shard = per_shard->get<bool>();
   return value;
 }
 
@@ -116,7 +120,8 @@ std::optional<DType> dtype_of(std::string_view word) {
 
 Manifest checked(Manifest manifest) {
   if (manifest.total_rows == 0 || manifest.rows_per_shard == 0) refuse("has no rows");
-  if ((manifest.total_rows - 1) / manifest.rows_per_shard >= kMaxShards)
+  const std::uint64_t n_shards = (manifest.total_rows - 1) / manifest.rows_per_shard + 1;
+  if (n_shards > kMaxShards)
     refuse("asks for more than 1,000,000 shards; take more rows per shard");
   if (manifest.values.size() > kMaxValues) refuse("has more than 100,000 names");
   std::set<std::string> names = {"token_id", "document", "position", "type"};  // of labels
@@ -125,11 +130,13 @@ Manifest checked(Manifest manifest) {
     check_value(value);
     if (!names.insert(value.name).second)
       refuse("has " + in_quotes(value.name) + " twice, or it is a label");
-    total += n_bytes(value, std::max(manifest.total_rows, manifest.rows_per_shard));
+    total += n_bytes(
+        value, value.per_shard ? n_shards : std::max(manifest.total_rows, manifest.rows_per_shard));
     if (total > kMaxBytes) refuse("has more than 2^62 bytes");
     if (value.rows_per_block == 0)
       value.rows_per_block = std::max<std::uint64_t>(1, kBlockBytes / n_bytes(value, 1));
-    value.rows_per_block = std::min(value.rows_per_block, manifest.rows_per_shard);
+    value.rows_per_block =
+        std::min(value.rows_per_block, value.per_shard ? 1 : manifest.rows_per_shard);
   }
   const json request = parse_json(manifest.request, "a store's manifest: request");
   if (!request.is_object()) refuse("request is no JSON object");

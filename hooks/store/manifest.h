@@ -20,13 +20,14 @@ std::size_t size_of(DType dtype);  // bytes
 std::string_view to_string(DType dtype);
 std::optional<DType> dtype_of(std::string_view word);
 
-/// One named value: [row, …axes…].
+/// One named value: [row, …axes…], or, of all rows of a shard together, [shard, …axes…].
 struct Value {
   std::string name;
   std::vector<std::string> axes = {};     // words of the hook table, those after batch and pos
-  std::vector<std::uint64_t> shape = {};  // lengths of the axes; none for one number a row
+  std::vector<std::uint64_t> shape = {};  // lengths of the axes; none for one number
   DType dtype = DType::kFloat32;
   std::uint64_t rows_per_block = 0;  // 0: blocks of about 4 MiB
+  bool per_shard = false;            // one entry a shard (count, mean, m2 …), merged by who reads
 
   bool operator==(const Value&) const = default;
 };

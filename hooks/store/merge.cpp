@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <optional>
+#include <utility>
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/json.h"
@@ -113,8 +114,15 @@ void refuse_other_labels(const Sources& sources, const std::vector<Dataset>& lab
 }
 
 void copy_shard(Writer& writer, const std::vector<Dataset>& datasets,
-                const std::vector<const Reader*>& readers, Rows rows) {
+                const std::vector<const Reader*>& readers, std::uint64_t shard) {
+  const Rows rows = writer.rows_of(shard);
   for (std::size_t i = 0; i < datasets.size(); ++i) {
+    if (datasets[i].per_shard) {
+      std::vector<std::byte> entry(datasets[i].row_bytes);
+      readers[i]->read_shard_bytes(datasets[i].name, shard, entry);
+      writer.put(datasets[i].name, std::move(entry));
+      continue;
+    }
     const std::uint64_t piece = std::max<std::uint64_t>(1, kPieceBytes / datasets[i].row_bytes);
     for (std::uint64_t first = rows.first; first < rows.end(); first += piece) {
       const Rows part{first, std::min(piece, rows.end() - first)};
@@ -146,7 +154,7 @@ void merge(const std::vector<fs::path>& sources, const fs::path& out,
     if (!readers) continue;
     if (!is_of_one_manifest) refuse_other_labels(opened, labels, rows);
     writer.begin(shard);
-    copy_shard(writer, datasets, *readers, rows);
+    copy_shard(writer, datasets, *readers, shard);
   }
   writer.finish();
 }

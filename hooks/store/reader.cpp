@@ -60,6 +60,13 @@ std::vector<Rows> Reader::recorded() const {
   return runs;
 }
 
+std::vector<ShardRows> Reader::shards() const {
+  std::vector<ShardRows> shards;
+  for (const auto& [number, shard] : shards_)
+    shards.push_back({.shard = number, .rows = shard.rows});
+  return shards;
+}
+
 std::size_t Reader::index_of(const std::string& name) const {
   const auto found = index_.find(name);
   if (found == index_.end())
@@ -70,6 +77,29 @@ std::size_t Reader::index_of(const std::string& name) const {
 
 const Dataset& Reader::dataset(const std::string& name) const { return datasets_[index_of(name)]; }
 
+const Dataset& Reader::dataset_of_rows(const std::string& name) const {
+  const Dataset& found = dataset(name);
+  if (found.per_shard)
+    throw ArgumentError("\"" + name +
+                        "\" has one entry a shard, and no rows; read_shards() reads it");
+  return found;
+}
+
+const Dataset& Reader::dataset_of_shards(const std::string& name) const {
+  const Dataset& found = dataset(name);
+  if (!found.per_shard)
+    throw ArgumentError("\"" + name + "\" has rows, not one entry a shard; read() reads it");
+  return found;
+}
+
+const Reader::Shard& Reader::shard_of(std::uint64_t number) const {
+  const auto found = shards_.find(number);
+  if (found != shards_.end()) return found->second;
+  throw StoreError(folder_.string() + ": shard " + std::to_string(number) +
+                   (number < n_shards(manifest_) ? " is not written yet" : " does not exist") +
+                   "; the store is to have " + std::to_string(n_shards(manifest_)) + " shards");
+}
+
 const Reader::Shard& Reader::shard_with(std::uint64_t row) const {
   const auto found = shards_.find(row / manifest_.rows_per_shard);
   if (found != shards_.end() && row < found->second.rows.end()) return found->second;
@@ -79,8 +109,8 @@ const Reader::Shard& Reader::shard_with(std::uint64_t row) const {
 }
 
 void Reader::read_bytes(const std::string& name, Rows rows, std::span<std::byte> into) const {
+  const std::uint64_t row_bytes = dataset_of_rows(name).row_bytes;
   const std::size_t column = index_of(name);
-  const std::uint64_t row_bytes = datasets_[column].row_bytes;
   if (rows.n != into.size() / row_bytes || into.size() % row_bytes != 0)
     throw ArgumentError("\"" + name + "\": " + std::to_string(into.size()) + " bytes for " +
                         std::to_string(rows.n) + " rows of " + std::to_string(row_bytes));
@@ -93,7 +123,16 @@ void Reader::read_bytes(const std::string& name, Rows rows, std::span<std::byte>
   }
 }
 
-// `rows` are counted from the shard's first.
+void Reader::read_shard_bytes(const std::string& name, std::uint64_t shard,
+                              std::span<std::byte> into) const {
+  const std::uint64_t n_bytes = dataset_of_shards(name).row_bytes;
+  if (into.size() != n_bytes)
+    throw ArgumentError("\"" + name + "\": " + std::to_string(into.size()) +
+                        " bytes for an entry of " + std::to_string(n_bytes));
+  read_from(shard_of(shard), index_of(name), {0, 1}, into.data());
+}
+
+// `rows` are entries, counted from the shard's first.
 void Reader::read_from(const Shard& shard, std::size_t index, Rows rows, std::byte* into) const {
   const Dataset& dataset = datasets_[index];
   const auto file = file_of(shard);
@@ -139,7 +178,7 @@ void Reader::read_compared(const File& file, const Shard& shard, std::size_t ind
   if (hash.digest64() != column.checksums[block])
     throw StoreError(file.path().string() + ": " + dataset.path + " block " +
                      std::to_string(block) + ", " +
-                     rows_text({shard.rows.first + rows.first, rows.n}) +
+                     rows_text(rows_behind_block(dataset, shard.rows, block)) +
                      ": is not what its checksum says. `bezel store check --full` tells more");
   column.is_checked[block].store(true, std::memory_order_relaxed);
   if (part != rows)

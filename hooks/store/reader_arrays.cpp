@@ -65,10 +65,10 @@ void convert(const Dataset& dataset, std::span<const std::byte> bytes, Number* i
   });
 }
 
-// Where the stored numbers are those of the array they are read straight into it.
+// [first axes, …the dataset's own…]. Where the stored numbers are those of the array they are read
+// straight into it.
 template <class Number, class Fill>
-xt::xarray<Number> make_array(const Dataset& dataset, std::size_t n_rows, Fill fill) {
-  std::vector<std::size_t> shape = {n_rows};
+xt::xarray<Number> make_array(const Dataset& dataset, std::vector<std::size_t> shape, Fill fill) {
   shape.insert(shape.end(), dataset.shape.begin(), dataset.shape.end());
   xt::xarray<Number> values = xt::xarray<Number>::from_shape(shape);
   bool is_same = dataset.dtype != DType::kBFloat16;
@@ -78,7 +78,7 @@ xt::xarray<Number> make_array(const Dataset& dataset, std::size_t n_rows, Fill f
     fill(std::as_writable_bytes(std::span(values.data(), values.size())));
   } else {
     convert(dataset, {}, values.data());  // refuses before anything is read
-    std::vector<std::byte> bytes(n_rows * dataset.row_bytes);
+    std::vector<std::byte> bytes(values.size() * size_of(dataset.dtype));
     fill(std::span(bytes));
     convert(dataset, bytes, values.data());
   }
@@ -90,8 +90,9 @@ xt::xarray<Number> make_array(const Dataset& dataset, std::size_t n_rows, Fill f
 template <class Number>
 xt::xarray<Number> Reader::read(const std::string& name, std::uint64_t first,
                                 std::uint64_t n) const {
+  const Dataset& wanted = dataset_of_rows(name);
   require_recorded({first, n});
-  return make_array<Number>(dataset(name), n, [&](std::span<std::byte> into) {
+  return make_array<Number>(wanted, {n}, [&](std::span<std::byte> into) {
     read_bytes(name, {first, n}, into);
   });
 }
@@ -99,14 +100,33 @@ xt::xarray<Number> Reader::read(const std::string& name, std::uint64_t first,
 template <class Number>
 xt::xarray<Number> Reader::read_rows(const std::string& name,
                                      const std::vector<std::uint64_t>& rows) const {
-  const Dataset& wanted = dataset(name);
+  const Dataset& wanted = dataset_of_rows(name);
   for (const std::uint64_t row : rows) require_recorded({row, 1});
-  return make_array<Number>(wanted, rows.size(), [&](std::span<std::byte> into) {
+  return make_array<Number>(wanted, {rows.size()}, [&](std::span<std::byte> into) {
     for (std::size_t i = 0; i < rows.size();) {
       std::size_t n = 1;  // neighbours in one read
       while (i + n < rows.size() && rows[i + n] == rows[i] + n) ++n;
       read_bytes(name, {rows[i], n}, into.subspan(i * wanted.row_bytes, n * wanted.row_bytes));
       i += n;
+    }
+  });
+}
+
+template <class Number>
+xt::xarray<Number> Reader::read_shard(const std::string& name, std::uint64_t shard) const {
+  const Dataset& wanted = dataset_of_shards(name);
+  shard_of(shard);  // before memory is reserved
+  return make_array<Number>(
+      wanted, {}, [&](std::span<std::byte> into) { read_shard_bytes(name, shard, into); });
+}
+
+template <class Number>
+xt::xarray<Number> Reader::read_shards(const std::string& name) const {
+  const Dataset& wanted = dataset_of_shards(name);
+  return make_array<Number>(wanted, {shards_.size()}, [&](std::span<std::byte> into) {
+    for (const auto& [number, shard] : shards_) {
+      read_shard_bytes(name, number, into.first(wanted.row_bytes));
+      into = into.subspan(wanted.row_bytes);
     }
   });
 }
@@ -125,5 +145,15 @@ template xt::xarray<double> Reader::read_rows(const std::string&, const Index&) 
 template xt::xarray<std::uint8_t> Reader::read_rows(const std::string&, const Index&) const;
 template xt::xarray<std::int32_t> Reader::read_rows(const std::string&, const Index&) const;
 template xt::xarray<std::int64_t> Reader::read_rows(const std::string&, const Index&) const;
+template xt::xarray<float> Reader::read_shard(const std::string&, std::uint64_t) const;
+template xt::xarray<double> Reader::read_shard(const std::string&, std::uint64_t) const;
+template xt::xarray<std::uint8_t> Reader::read_shard(const std::string&, std::uint64_t) const;
+template xt::xarray<std::int32_t> Reader::read_shard(const std::string&, std::uint64_t) const;
+template xt::xarray<std::int64_t> Reader::read_shard(const std::string&, std::uint64_t) const;
+template xt::xarray<float> Reader::read_shards(const std::string&) const;
+template xt::xarray<double> Reader::read_shards(const std::string&) const;
+template xt::xarray<std::uint8_t> Reader::read_shards(const std::string&) const;
+template xt::xarray<std::int32_t> Reader::read_shards(const std::string&) const;
+template xt::xarray<std::int64_t> Reader::read_shards(const std::string&) const;
 
 }  // namespace bezel::store

@@ -8,6 +8,7 @@
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/hash.h"
+#include "bezel/hooks/store/shard_file.h"
 
 namespace bezel::store {
 namespace {
@@ -89,10 +90,9 @@ std::string other_identity(const File& file, const Manifest& manifest, const std
 
 std::string line_of(const Dataset& dataset, const Record& record, std::uint64_t block,
                     const std::string& what) {
-  const Rows rows = rows_of_block(dataset, record.n_rows, block);
-  const std::uint64_t first = record.first_row + rows.first;
-  return dataset.path + " block " + std::to_string(block) + ", rows " + std::to_string(first) +
-         "–" + std::to_string(first + rows.n - 1) + ": " + what;
+  const Rows rows = rows_behind_block(dataset, {record.first_row, record.n_rows}, block);
+  return dataset.path + " block " + std::to_string(block) + ", rows " + std::to_string(rows.first) +
+         "–" + std::to_string(rows.end() - 1) + ": " + what;
 }
 
 // A flipped checksum leaves the values sound: with the right one in its place the file is whole.
@@ -117,6 +117,30 @@ std::vector<std::string> lines_of(const File& file, const Manifest& manifest, co
     }
   }
   return lines;
+}
+
+// What a writer leaves zero: the bytes that neither HDF5 nor a dataset takes.
+bool has_zeros_between(const File& file, const Manifest& manifest, std::uint64_t shard,
+                       const Skeleton& skeleton) {
+  const std::uint64_t n_rows = rows_of_shard(manifest, shard).n;
+  const auto datasets = datasets_of(manifest);
+  std::map<std::uint64_t, std::uint64_t> taken = {{skeleton.file_bytes, skeleton.file_bytes}};
+  for (const auto& [offset, bytes] : skeleton.extents) taken[offset] = offset + bytes.size();
+  for (std::size_t i = 0; i < datasets.size(); ++i) {
+    const std::uint64_t data = skeleton.places.data[i], sums = skeleton.places.checksums[i];
+    taken[data] = data + n_entries(datasets[i], n_rows) * datasets[i].row_bytes;
+    taken[sums] = sums + n_blocks(datasets[i], n_rows) * sizeof(std::uint64_t);
+  }
+  std::uint64_t end = 0;
+  for (const auto& [begin, next] : taken) {
+    if (begin > end) {
+      std::vector<std::byte> gap(begin - end);
+      read_all(file, end, gap);
+      if (std::ranges::any_of(gap, [](std::byte b) { return b != std::byte{0}; })) return false;
+    }
+    end = std::max(end, next);
+  }
+  return true;
 }
 
 }  // namespace
@@ -145,6 +169,12 @@ std::vector<BadBlock> bad_blocks(const File& file, const Manifest& manifest, std
     }
   }
   return bad;
+}
+
+bool is_whole(const File& file, const Manifest& manifest, std::uint64_t shard,
+              const Skeleton& skeleton) {
+  return has_bytes_of(file, skeleton) && has_zeros_between(file, manifest, shard, skeleton) &&
+         bad_blocks(file, manifest, shard, skeleton.places).empty();
 }
 
 std::vector<std::string> find_damage(const File& file, const Manifest& manifest,

@@ -11,7 +11,8 @@
 
 namespace bezel::store {
 
-/// XXH3-64 of `rows` (counted from the shard's first) of a dataset that begins at `place`.
+/// XXH3-64 of the entries `rows` (counted from the shard's first) of a dataset that begins at
+/// `place`.
 std::uint64_t block_hash(const File& file, std::uint64_t place, const Dataset& dataset, Rows rows);
 
 /// A block whose bytes are not what its checksum says.
@@ -22,6 +23,11 @@ struct BadBlock {
 };
 std::vector<BadBlock> bad_blocks(const File& file, const Manifest& manifest, std::uint64_t shard,
                                  const Places& places);
+
+/// Whether a file is a shard of this store whose every byte its own metadata and checksums vouch
+/// for: those of make_skeleton(), whole blocks, zeros between them. For shards without a record.
+bool is_whole(const File& file, const Manifest& manifest, std::uint64_t shard,
+              const Skeleton& skeleton);
 
 /// What is damaged in a file of the right size; one line each, none for a sound one. HDF5 does not
 /// look into it. `skeleton` is what make_skeleton() gives for the shard, `records` are all of the

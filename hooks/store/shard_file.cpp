@@ -72,13 +72,13 @@ class Parser {
     const Handle dataset = open_dataset(path);
     const Handle attribute(H5Aopen(dataset.id(), "DIMENSION_LABELS", H5P_DEFAULT), H5Aclose);
     const Handle type = h5::text_type();
-    std::vector<char*> given(axes.size() + 1);
+    std::vector<char*> given(axes.size());
     if (attribute.id() < 0 || n_elements(attribute) != static_cast<hssize_t>(given.size()) ||
         H5Aread(attribute.id(), type.id(), given.data()) < 0)
       refuse(path + " has not one label for each axis");
-    bool is_same = given[0] != nullptr && std::string_view(given[0]) == "row";
+    bool is_same = true;
     for (std::size_t i = 0; i < axes.size(); ++i)
-      is_same = is_same && given[i + 1] != nullptr && axes[i] == given[i + 1];
+      is_same = is_same && given[i] != nullptr && axes[i] == given[i];
     const Handle space(H5Aget_space(attribute.id()), H5Sclose);
     H5Dvlen_reclaim(type.id(), space.id(), H5P_DEFAULT, given.data());
     if (!is_same) refuse(path + " has other labels than the manifest says");
@@ -127,11 +127,10 @@ Places parse_places(const File& file, const Manifest& manifest, std::uint64_t sh
   parser.want_number("n_rows", rows.n);
   Places places;
   for (const Dataset& dataset : datasets_of(manifest)) {
-    std::vector<hsize_t> shape = {rows.n};
-    shape.insert(shape.end(), dataset.shape.begin(), dataset.shape.end());
-    places.data.push_back(parser.place_of(dataset.path, h5::type_of(dataset.dtype).id(), shape,
-                                          rows.n * dataset.row_bytes));
-    parser.want_labels(dataset.path, dataset.axes);
+    const std::uint64_t n = n_entries(dataset, rows.n);
+    places.data.push_back(parser.place_of(dataset.path, h5::type_of(dataset.dtype).id(),
+                                          h5::shape_of(dataset, n), n * dataset.row_bytes));
+    parser.want_labels(dataset.path, axes_of(dataset));
     const std::uint64_t blocks = n_blocks(dataset, rows.n);
     places.checksums.push_back(parser.place_of("/checksums" + dataset.path, H5T_STD_U64LE, {blocks},
                                                blocks * sizeof(std::uint64_t)));
@@ -140,6 +139,16 @@ Places parse_places(const File& file, const Manifest& manifest, std::uint64_t sh
 }
 
 }  // namespace
+
+Record record_of(const File& file, const Manifest& manifest, std::uint64_t shard) {
+  const Rows rows = rows_of_shard(manifest, shard);
+  const std::uint64_t n_bytes = file.size();
+  return {.shard = shard,
+          .first_row = rows.first,
+          .n_rows = rows.n,
+          .bytes = n_bytes,
+          .hash = file_hash_hex(file, n_bytes)};
+}
 
 bool has_bytes_of(const File& file, const Skeleton& skeleton) {
   if (file.size() != skeleton.file_bytes) return false;

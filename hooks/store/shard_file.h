@@ -27,6 +27,9 @@ struct ShardFile {
 ShardFile open_shard(Io& io, const std::filesystem::path& path, const Manifest& manifest,
                      const Record& record, Trust trust);
 
+/// The record of a file that is, or is to be, a sealed shard.
+Record record_of(const File& file, const Manifest& manifest, std::uint64_t shard);
+
 /// Whether the file's metadata are the very bytes that make_skeleton() gives: then its places hold.
 bool has_bytes_of(const File& file, const Skeleton& skeleton);
 

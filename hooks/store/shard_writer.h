@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "bezel/hooks/store/hash.h"
@@ -20,13 +21,14 @@ class ShardWriter {
   ShardWriter(Io& io, std::filesystem::path folder, const Manifest& manifest, std::uint64_t shard,
               std::uint64_t rank);
 
-  /// The next rows of one dataset (by its place in datasets_of()): whole rows, in order. Threads
+  /// The next entries of one dataset (by its place in datasets_of()): whole ones, in order. Threads
   /// may write to different datasets at once. True for the call that completes the shard.
   bool write(std::size_t dataset, std::span<const std::byte> bytes);
 
   /// Makes a complete shard durable under its own name. Returns its record, which is for the
-  /// journal.
-  Record seal();
+  /// journal. Throws StoreError, before it has that name, for other bytes than those of `wanted`
+  /// (XXH3-128), where a record of them stands already.
+  Record seal(const std::optional<std::string>& wanted);
 
   /// Removes the partial file. A failure is left to the next resume, which removes such files.
   void discard() noexcept;
@@ -37,9 +39,9 @@ class ShardWriter {
  private:
   struct Column {
     Dataset dataset;
-    std::uint64_t rows_done = 0;
-    Xxh3 block;                            // of the block that is being filled
-    std::vector<std::uint64_t> checksums;  // of those that are full
+    std::uint64_t n_wanted = 0, n_done = 0;  // entries
+    Xxh3 block;                              // of the block that is being filled
+    std::vector<std::uint64_t> checksums;    // of those that are full
   };
   void write_skeleton();
   void hash(Column& column, std::span<const std::byte> bytes) const;

@@ -10,10 +10,9 @@ using h5::Builder;
 using h5::Handle;
 
 std::uint64_t add_values(const Builder& builder, const Dataset& dataset, std::uint64_t n_rows) {
-  std::vector<hsize_t> shape = {n_rows};
-  shape.insert(shape.end(), dataset.shape.begin(), dataset.shape.end());
-  const Handle made = builder.dataset(dataset.path, h5::type_of(dataset.dtype).id(), shape);
-  builder.labels(made.id(), dataset.axes, dataset.dtype);
+  const Handle made = builder.dataset(dataset.path, h5::type_of(dataset.dtype).id(),
+                                      h5::shape_of(dataset, n_entries(dataset, n_rows)));
+  builder.labels(made.id(), dataset);
   return builder.place_of(made);
 }
 
@@ -24,8 +23,10 @@ Places add_all(const Builder& builder, hid_t root, const Manifest& manifest, std
   builder.number(root, "shard", shard);
   builder.number(root, "first_row", rows.first);
   builder.number(root, "n_rows", rows.n);
-  for (const char* group : {"/rows", "/acts", "/checksums", "/checksums/rows", "/checksums/acts"})
-    builder.group(group);
+  const std::vector<std::string> groups = groups_of(manifest);
+  for (const std::string& group : groups) builder.group(group);
+  builder.group("/checksums");
+  for (const std::string& group : groups) builder.group("/checksums" + group);
   Places places;
   for (const Dataset& dataset : datasets_of(manifest)) {
     places.data.push_back(add_values(builder, dataset, rows.n));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/hash.h"
@@ -38,16 +39,10 @@ bool take_manifest(Survey& found) {
 // Records that fit the manifest, each shard once.
 void take_records(Survey& found, std::uint64_t rank, const Journal& journal) {
   for (const Record& record : journal.records) {
-    const bool is_known = record.shard < n_shards(found.manifest);
-    const Rows rows = is_known ? rows_of_shard(found.manifest, record.shard) : Rows();
-    if (!is_known || rows != Rows{record.first_row, record.n_rows}) {
-      found.findings.push_back({.file = journal_name(rank),
-                                .what = "its record of shard " + std::to_string(record.shard) +
-                                        " has other rows than the manifest gives it"});
-    } else if (!found.records.emplace(record.shard, record).second) {
-      found.findings.push_back(
-          {.file = journal_name(rank),
-           .what = "records shard " + std::to_string(record.shard) + " a second time"});
+    if (std::string misfit = misfit_of(record, found.manifest, found.records); !misfit.empty()) {
+      found.findings.push_back({.file = journal_name(rank), .what = std::move(misfit)});
+    } else {
+      found.records.emplace(record.shard, record);
     }
   }
 }
@@ -138,6 +133,17 @@ Survey survey(Io& io, const fs::path& folder) {
   judge_unrecorded(found, n_writers);
   for (const auto& [shard, record] : found.records) look_at_shard(io, folder, record, found);
   return found;
+}
+
+std::string misfit_of(const Record& record, const Manifest& manifest,
+                      const std::map<std::uint64_t, Record>& others) {
+  const bool is_known = record.shard < n_shards(manifest);
+  if (!is_known || rows_of_shard(manifest, record.shard) != Rows{record.first_row, record.n_rows})
+    return "its record of shard " + std::to_string(record.shard) +
+           " has other rows than the manifest gives it";
+  if (others.contains(record.shard))
+    return "records shard " + std::to_string(record.shard) + " a second time";
+  return "";
 }
 
 void refuse_damage(const Survey& found, const fs::path& folder) {

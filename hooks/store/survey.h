@@ -39,6 +39,10 @@ struct Survey {
 /// running writer.
 Survey survey(Io& io, const std::filesystem::path& folder);
 
+/// Why a record cannot be one of a store's beside `others`; empty if it can.
+std::string misfit_of(const Record& record, const Manifest& manifest,
+                      const std::map<std::uint64_t, Record>& others);
+
 /// Throws StoreError with the first damage of a survey; nothing if there is none.
 void refuse_damage(const Survey& found, const std::filesystem::path& folder);
 

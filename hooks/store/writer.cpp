@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -34,15 +35,13 @@ class Writer::State {
         std::shared_ptr<Io> io)
       : folder_(folder),
         manifest_(checked(manifest)),
+        datasets_(datasets_of(manifest_)),
         options_(std::move(options)),
         io_(std::move(io)),
         n_workers_(std::max<std::size_t>(options_.n_workers, 1)),
         claim_(claim(*io_, folder_, manifest_, id_of(options_), options_.start)),
         lanes_(n_workers_ + 1, options_.queue_bytes) {
-    const auto datasets = datasets_of(manifest_);
-    for (std::size_t i = 0; i < datasets.size(); ++i) columns_[datasets[i].name] = i;
-    row_bytes_.reserve(datasets.size());
-    for (const Dataset& dataset : datasets) row_bytes_.push_back(dataset.row_bytes);
+    for (std::size_t i = 0; i < datasets_.size(); ++i) columns_[datasets_[i].name] = i;
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
@@ -71,7 +70,9 @@ class Writer::State {
       unsealed_[number] = shard;
     }
     open_ = std::move(shard);
-    rows_left_.assign(row_bytes_.size(), rows_of(number).n);
+    n_left_.clear();
+    for (const Dataset& dataset : datasets_)
+      n_left_.push_back(n_entries(dataset, rows_of(number).n));
   }
 
   void put(const std::string& name, std::span<const std::byte> rows,
@@ -82,7 +83,7 @@ class Writer::State {
                     if (shard->write(column, rows))
                       lanes_.submit(n_workers_, 0, [this, shard] { seal(*shard); });
                   });
-    rows_left_[column] -= rows.size() / row_bytes_[column];
+    n_left_[column] -= rows.size() / datasets_[column].row_bytes;
   }
 
   void finish() {
@@ -95,10 +96,10 @@ class Writer::State {
 
  private:
   void require_full() const {
-    if (open_ && std::ranges::any_of(rows_left_, [](std::uint64_t n) { return n > 0; }))
+    if (open_ && std::ranges::any_of(n_left_, [](std::uint64_t n) { return n > 0; }))
       throw ArgumentError(shard_name(open_->shard()) +
-                          ": has rows to come; a shard is begun or the " +
-                          "writer finished after all of them");
+                          ": has rows to come, or a value per shard; another is begun, or the " +
+                          "writer finished, after all of them");
   }
 
   // Its place, after the rows were found to be what the open shard waits for.
@@ -107,18 +108,22 @@ class Writer::State {
     if (!open_) throw ArgumentError("put(\"" + name + "\"): no shard is begun");
     if (found == columns_.end())
       throw ArgumentError("\"" + name + "\" is neither a value of this store nor a label");
-    const std::uint64_t row_bytes = row_bytes_[found->second], left = rows_left_[found->second];
-    if (n_bytes % row_bytes != 0 || n_bytes / row_bytes > left)
-      throw ArgumentError("\"" + name + "\": " + std::to_string(n_bytes) +
-                          " bytes; wanted rows of " + std::to_string(row_bytes) +
-                          " bytes, at most " + std::to_string(left) + " of them in this shard");
+    const Dataset& dataset = datasets_[found->second];
+    const std::uint64_t left = n_left_[found->second];
+    if (n_bytes % dataset.row_bytes != 0 || n_bytes / dataset.row_bytes > left)
+      throw ArgumentError("\"" + name + "\": " + std::to_string(n_bytes) + " bytes; wanted " +
+                          (dataset.per_shard ? "entries" : "rows") + " of " +
+                          std::to_string(dataset.row_bytes) + " bytes, at most " +
+                          std::to_string(left) + " of them in this shard");
     return found->second;
   }
 
   // On the lane behind the workers', one shard after the other.
   void seal(ShardWriter& shard) {
-    const Record record = shard.seal();
-    claim_.journal->append(record);
+    const auto recorded = claim_.recorded.find(shard.shard());
+    const bool is_recorded = recorded != claim_.recorded.end();
+    const Record record = shard.seal(is_recorded ? std::optional(recorded->second) : std::nullopt);
+    if (!is_recorded) claim_.journal->append(record);
     {
       const std::lock_guard lock(unsealed_mutex_);
       unsealed_.erase(record.shard);
@@ -133,12 +138,13 @@ class Writer::State {
 
   std::filesystem::path folder_;
   Manifest manifest_;
+  std::vector<Dataset> datasets_;
   WriterOptions options_;
   std::shared_ptr<Io> io_;
   std::size_t n_workers_;
   Claim claim_;
   std::map<std::string, std::size_t, std::less<>> columns_;  // place in datasets_of()
-  std::vector<std::uint64_t> row_bytes_, rows_left_;         // of each column; of the open shard
+  std::vector<std::uint64_t> n_left_;  // entries of each column that the open shard waits for
   std::shared_ptr<ShardWriter> open_;
   std::set<std::uint64_t> begun_;
   std::atomic<std::size_t> n_unsealed_ = 0;

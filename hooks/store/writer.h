@@ -4,6 +4,7 @@
 //   for (const std::uint64_t shard : writer.todo()) {
 //     writer.begin(shard);
 //     …  writer.put("token_id", bytes);  writer.put("blocks.5.hook_resid_post", bytes);
+//     writer.put("blocks.5.hook_resid_post:mean", bytes);  // one entry a shard
 //   }
 //   writer.finish();
 #pragma once
@@ -55,8 +56,9 @@ class Writer {
   /// Starts a shard; the one before must have all its rows. Waits until one before that is sealed.
   void begin(std::uint64_t shard);
   /// The next rows of a value or label of the open shard, as they are stored: whole rows in C
-  /// order, little-endian. `owner` keeps the bytes alive until they are written. Waits while the
-  /// queue is full. Throws what went wrong in a worker, also earlier.
+  /// order, little-endian; of a value per shard its one entry. `owner` keeps the bytes alive until
+  /// they are written. Waits while the queue is full. Throws what went wrong in a worker, also
+  /// earlier.
   void put(const std::string& name, std::span<const std::byte> rows,
            std::shared_ptr<const void> owner);
   void put(const std::string& name, std::vector<std::byte> rows);

@@ -81,11 +81,13 @@ Manifest manifest() {
                               .axes = {"d_head"},
                               .shape = {4},
                               .dtype = DType::kBFloat16,
-                              .rows_per_block = 2}}});
+                              .rows_per_block = 2},
+                             {.name = "z:count", .dtype = DType::kInt64, .per_shard = true}}});
 }
 
-std::vector<std::byte> rows_of(const Dataset& dataset) {
-  std::vector<std::byte> bytes(5 * dataset.row_bytes);
+// All of a dataset in the one shard.
+std::vector<std::byte> bytes_of(const Dataset& dataset) {
+  std::vector<std::byte> bytes(n_entries(dataset, 5) * dataset.row_bytes);
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + 1);
   return bytes;
 }
@@ -96,7 +98,8 @@ std::map<std::string, std::string> make_files() {
   require(::mkdtemp(folder.data()) != nullptr, "has a folder", folder);
   Writer writer(folder, manifest());
   writer.begin(0);
-  for (const Dataset& dataset : datasets_of(manifest())) writer.put(dataset.name, rows_of(dataset));
+  for (const Dataset& dataset : datasets_of(manifest()))
+    writer.put(dataset.name, bytes_of(dataset));
   writer.finish();
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -161,9 +164,13 @@ void run_changes(std::span<const std::uint8_t> changes) {
   try {
     const Reader reader("acts", {.checksum = Checksum::kAlways}, std::make_shared<MemoryIo>(files));
     for (const Dataset& dataset : datasets_of(reader.manifest())) {
-      std::vector<std::byte> found(5 * dataset.row_bytes);
-      reader.read_bytes(dataset.name, {0, 5}, found);
-      require(found == rows_of(dataset), "what was written", dataset.path);
+      std::vector<std::byte> found(n_entries(dataset, 5) * dataset.row_bytes);
+      if (dataset.per_shard) {
+        reader.read_shard_bytes(dataset.name, 0, found);
+      } else {
+        reader.read_bytes(dataset.name, {0, 5}, found);
+      }
+      require(found == bytes_of(dataset), "what was written", dataset.path);
     }
   } catch (const StoreError& error) {
     require_short(error.what());

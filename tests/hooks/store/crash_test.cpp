@@ -85,7 +85,7 @@ TEST(Crash, OfAResumeAtEveryOperationTheSame) {
   const auto wanted = whole_store();
   const auto stopped_in_the_second_shard = [](const fs::path& folder) {
     try {
-      dump(folder, {}, std::make_shared<FaultyIo>(Fault::kCrash, 65));
+      dump(folder, {}, std::make_shared<FaultyIo>(Fault::kCrash, 90));
     } catch (const Crash&) {
       ASSERT_TRUE(is_store(folder));
     }
@@ -93,6 +93,50 @@ TEST(Crash, OfAResumeAtEveryOperationTheSame) {
   for_each_operation(
       Fault::kCrash, [&](FaultyIo&, const fs::path& folder) { expect_resume(folder, wanted); },
       Start::kResume, stopped_in_the_second_shard);
+}
+
+// The second record is damaged, so all but the first are lost; of the shards one is missing (with
+// its record), one whole, one damaged.
+void make_damaged_store(const fs::path& folder) {
+  dump(folder, {}, std::make_shared<FaultyIo>());
+  std::string journal = bytes_of(folder / journal_name(0));
+  journal[700] ^= 4;
+  write_file(folder / journal_name(0), journal);
+  fs::remove(folder / shard_name(0));
+  std::string shard = bytes_of(folder / shard_name(2));
+  shard[shard.size() - 1] ^= 4;
+  write_file(folder / shard_name(2), shard);
+}
+
+void expect_second_repair(const fs::path& folder,
+                          const std::map<std::string, std::string>& wanted) {
+  dump(folder, {.start = Start::kRepair}, std::make_shared<FaultyIo>());
+  EXPECT_EQ(files_of(folder), wanted);
+  EXPECT_EQ(check_text(folder, true, false), "");
+}
+
+TEST(Crash, OfARepairAtEveryOperationLeavesWhatASecondOneCompletes) {
+  const auto wanted = whole_store();
+  for (const bool loses_power : {false, true}) {
+    SCOPED_TRACE(loses_power);
+    for_each_operation(
+        Fault::kCrash,
+        [&](FaultyIo& io, const fs::path& folder) {
+          if (loses_power) io.lose_power();
+          expect_second_repair(folder, wanted);
+        },
+        Start::kRepair, make_damaged_store);
+  }
+}
+
+TEST(Fault, OfARepairAtEveryOperationIsATypedErrorAndASecondOneCompletes) {
+  const auto wanted = whole_store();
+  for (const Fault fault : {Fault::kIoError, Fault::kDiskFull, Fault::kShortWrite}) {
+    SCOPED_TRACE(static_cast<int>(fault));
+    for_each_operation(
+        fault, [&](FaultyIo&, const fs::path& folder) { expect_second_repair(folder, wanted); },
+        Start::kRepair, make_damaged_store);
+  }
 }
 
 TEST(Fault, AtEveryOperationIsATypedErrorAndTheStoreResumes) {

@@ -59,13 +59,15 @@ std::string owner_of(std::uint64_t offset, const Skeleton& skeleton, const Manif
   const Rows rows = rows_of_shard(manifest, shard);
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     const std::uint64_t data = skeleton.places.data[i], sums = skeleton.places.checksums[i];
-    const bool is_value = offset >= data && offset < data + rows.n * datasets[i].row_bytes;
+    const std::uint64_t n = datasets[i].per_shard ? 1 : rows.n;
+    const bool is_value = offset >= data && offset < data + n * datasets[i].row_bytes;
     const bool is_sum = offset >= sums && offset < sums + 8 * n_blocks(datasets[i], rows.n);
     if (!is_value && !is_sum) continue;
     const std::uint64_t block =
         is_sum ? (offset - sums) / 8
                : (offset - data) / datasets[i].row_bytes / datasets[i].rows_per_block;
-    const Rows in_block = rows_of_block(datasets[i], rows.n, block);
+    const Rows in_block =
+        datasets[i].per_shard ? Rows{0, rows.n} : rows_of_block(datasets[i], rows.n, block);
     const std::uint64_t first = rows.first + in_block.first;
     return (is_sum ? "/checksums" : "") + datasets[i].path + " block " + std::to_string(block) +
            ", rows " + std::to_string(first) + "–" + std::to_string(first + in_block.n - 1) + ": ";
@@ -99,6 +101,26 @@ TEST_F(Damage, AnyFlippedBitOfAShardIsNamedWithDatasetBlockAndRows) {
       bytes[byte] ^= flip;
     }
   }
+}
+
+TEST_F(Damage, AShardWithAnyFlippedBitOrAnotherLengthIsNotWholeByItself) {
+  const Manifest manifest = small_manifest();
+  std::string bytes = bytes_of(acts_ / shard_name(2));
+  const MemoryFile file(bytes);
+  const Skeleton skeleton = make_skeleton(manifest, 2);
+  ASSERT_TRUE(is_whole(file, manifest, 2, skeleton));
+  for (std::size_t byte = 0; byte < bytes.size(); ++byte) {
+    for (int bit = 0; bit < 8; ++bit) {
+      bytes[byte] ^= static_cast<char>(1 << bit);
+      ASSERT_FALSE(is_whole(file, manifest, 2, skeleton)) << byte << "/" << bit;
+      bytes[byte] ^= static_cast<char>(1 << bit);
+    }
+  }
+  ASSERT_TRUE(is_whole(file, manifest, 2, skeleton));
+  bytes += '\0';
+  EXPECT_FALSE(is_whole(file, manifest, 2, skeleton));
+  bytes.resize(bytes.size() - 2);
+  EXPECT_FALSE(is_whole(file, manifest, 2, skeleton));
 }
 
 TEST_F(Damage, AFlippedBitOfEachByteOfManifestAndJournalIsFound) {
@@ -142,6 +164,18 @@ TEST_F(Damage, ABlocksFlipIsFoundByCheckAndByReading) {
   EXPECT_EQ(reader.read<float>("blocks.0.hook_resid_post", 8, 3).shape(0), 3U) << "other blocks";
   const Reader trusting(acts_, {.checksum = Checksum::kNever});
   EXPECT_EQ(trusting.read<float>("blocks.0.hook_resid_post", 12, 1).shape(0), 1U);
+}
+
+TEST_F(Damage, AFlippedBitOfAValuePerShardIsFoundByCheckAndByReading) {
+  std::string bytes = bytes_of(acts_ / shard_name(1));
+  bytes[make_skeleton(small_manifest(), 1).places.data[5] + 11] ^= 2;
+  write_file(acts_ / shard_name(1), bytes);
+  expect_found("shard-000001.h5: /reduce/blocks.0.hook_resid_post:mean block 0, rows 8–15: bytes");
+  const Reader reader(acts_);
+  EXPECT_EQ(reader.read_shard<double>(kMean, 0).shape(0), 6U) << "another shard";
+  const std::string told = refusal_of([&] { reader.read_shards<double>(kMean); });
+  EXPECT_NE(told.find(":mean block 0, rows 8–15: is not what its checksum says"), told.npos)
+      << told;
 }
 
 TEST_F(Damage, ACutShardIsFoundAtAnyLength) {

@@ -5,6 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <thread>
 #include <utility>
 
 namespace bezel::store {
@@ -20,6 +23,7 @@ class FaultyIo::Plan {
 
   // Counts one operation and throws what the plan has for it. True: take half of the write.
   bool step(const std::string& operation, const fs::path& path, Kind kind = Kind::kOther) {
+    if (pause_.count() > 0) std::this_thread::sleep_for(pause_);
     const std::lock_guard lock(mutex_);
     if (has_crashed_) throw Crash();
     const std::uint64_t number = n_++;
@@ -60,9 +64,16 @@ class FaultyIo::Plan {
       unsynced_.insert(std::move(node));
     }
   }
+  void replaces(const fs::path& to) {
+    std::ifstream stream(to, std::ios::binary);
+    std::string bytes(std::istreambuf_iterator<char>(stream), {});
+    const std::lock_guard lock(mutex_);
+    if (stream) replaced_.emplace_back(to, std::move(bytes));
+  }
   void synced_folder(const fs::path& folder) {
     const std::lock_guard lock(mutex_);
     std::erase_if(renames_, [&](const auto& pair) { return pair.second.parent_path() == folder; });
+    std::erase_if(replaced_, [&](const auto& pair) { return pair.first.parent_path() == folder; });
   }
 
   void lose_power() {
@@ -78,8 +89,12 @@ class FaultyIo::Plan {
     }
     for (auto pair = renames_.rbegin(); pair != renames_.rend(); ++pair)
       if (fs::exists(pair->second)) fs::rename(pair->second, pair->first);
+    for (const auto& [path, bytes] : replaced_)
+      std::ofstream(path, std::ios::binary)
+          .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   }
 
+  void pause_before_each(std::chrono::microseconds pause) { pause_ = pause; }
   std::uint64_t n() const {
     const std::lock_guard lock(mutex_);
     return n_;
@@ -94,11 +109,13 @@ class FaultyIo::Plan {
   const Fault fault_;
   const std::uint64_t n_before_;
   std::uint64_t n_ = 0;
+  std::chrono::microseconds pause_{0};
   bool has_crashed_ = false, is_half_written_ = false;
   fs::path half_written_;
   std::string hit_;
   std::map<fs::path, std::vector<std::pair<std::uint64_t, std::uint64_t>>> unsynced_;
   std::vector<std::pair<fs::path, fs::path>> renames_;
+  std::vector<std::pair<fs::path, std::string>> replaced_;  // files that a rename took the name of
 };
 
 namespace {
@@ -160,6 +177,9 @@ FaultyIo::FaultyIo(Fault fault, std::uint64_t n_before)
     : plan_(std::make_shared<Plan>(fault, n_before)) {}
 FaultyIo::~FaultyIo() = default;
 
+void FaultyIo::pause_before_each(std::chrono::microseconds pause) {
+  plan_->pause_before_each(pause);
+}
 std::uint64_t FaultyIo::n_operations() const { return plan_->n(); }
 std::string FaultyIo::hit() const { return plan_->hit(); }
 void FaultyIo::lose_power() { plan_->lose_power(); }
@@ -177,7 +197,9 @@ bool FaultyIo::rename_new(const fs::path& from, const fs::path& to) {
 }
 void FaultyIo::rename_over(const fs::path& from, const fs::path& to) {
   plan_->step("rename", from);
+  plan_->replaces(to);
   inner_->rename_over(from, to);
+  plan_->renamed(from, to);
 }
 void FaultyIo::unlink(const fs::path& path) {
   plan_->step("remove", path);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -36,11 +37,15 @@ class FaultyIo : public Io {
   explicit FaultyIo(Fault fault = Fault::kNone, std::uint64_t n_before = 0);
   ~FaultyIo() override;
 
+  /// Makes each operation last longer: for who stops the process from outside.
+  void pause_before_each(std::chrono::microseconds pause);
+
   std::uint64_t n_operations() const;
   /// What the fault hit: "fsync shard-000000.0.123.partial"; empty if it hit nothing.
   std::string hit() const;
   /// After a crash: what was not made durable is lost. Bytes written since a file's last fsync are
-  /// zeros, names given since their folder's last fsync are taken back.
+  /// zeros, names given since their folder's last fsync are taken back (what they replaced is
+  /// there).
   void lose_power();
 
   std::unique_ptr<File> open(const std::filesystem::path& path, OpenMode mode) override;

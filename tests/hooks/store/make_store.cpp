@@ -1,5 +1,6 @@
 // make_store FOLDER — writes a small store whose values can be told from their place, for the tests
-// in Python: resid[row, i] = row + i / 8 in bfloat16, z[row, h, d] = 100 row + 10 h + d in float32.
+// in Python: resid[row, i] = row + i / 8 in bfloat16, z[row, h, d] = 100 row + 10 h + d in float32,
+// resid:mean[shard, i] = shard + i / 8 in float64, resid:count[shard] = the shard's rows in int64.
 #include <bit>
 #include <cstdio>
 
@@ -26,7 +27,8 @@ std::uint16_t bfloat16_of(float number) {
   return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(number) >> 16);
 }
 
-void write_shard(Writer& writer, Rows rows) {
+void write_shard(Writer& writer, std::uint64_t shard) {
+  const Rows rows = writer.rows_of(shard);
   writer.put("token_id", bytes_of<std::int32_t>(rows, 1, [](auto row, auto) {
                return static_cast<std::int32_t>(1000 + row);
              }));
@@ -42,6 +44,12 @@ void write_shard(Writer& writer, Rows rows) {
   writer.put("z", bytes_of<float>(rows, 6, [](auto row, auto i) {
                return static_cast<float>(100 * row + 10 * (i / 3) + i % 3);
              }));
+  writer.put("resid:mean", bytes_of<double>({shard, 1}, kWidth, [](auto number, auto i) {
+               return static_cast<double>(number) + static_cast<double>(i) / 8;
+             }));
+  writer.put("resid:count", bytes_of<std::int64_t>({rows.n, 1}, 1, [](auto n, auto) {
+               return static_cast<std::int64_t>(n);
+             }));
 }
 
 }  // namespace
@@ -53,12 +61,18 @@ int main(int argc, char** argv) {
        .rows_per_shard = 8,
        .values = {
            {.name = "resid", .axes = {"d_model"}, .shape = {kWidth}, .dtype = DType::kBFloat16},
-           {.name = "z", .axes = {"head", "d_head"}, .shape = {2, 3}}}});
+           {.name = "z", .axes = {"head", "d_head"}, .shape = {2, 3}},
+           {.name = "resid:mean",
+            .axes = {"d_model"},
+            .shape = {kWidth},
+            .dtype = DType::kFloat64,
+            .per_shard = true},
+           {.name = "resid:count", .dtype = DType::kInt64, .per_shard = true}}});
   Writer writer(argv[1], manifest);
   for (const std::uint64_t shard : writer.todo()) {
     if (shard == 1) continue;  // left open: the index shows NaN there
     writer.begin(shard);
-    write_shard(writer, writer.rows_of(shard));
+    write_shard(writer, shard);
   }
   writer.finish();
   write_index(*make_posix_io(), argv[1]);

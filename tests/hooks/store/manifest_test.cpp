@@ -36,6 +36,19 @@ TEST(Manifest, BlocksAreOfAboutFourMebibytes) {
   EXPECT_EQ(manifest.values[1].rows_per_block, 1U);
 }
 
+TEST(Manifest, AValuePerShardIsOneBlockAndCountsOnceAShard) {
+  Manifest manifest = small_manifest();
+  EXPECT_EQ(manifest.values[2].rows_per_block, 1U);
+  manifest.rows_per_shard = 21;
+  manifest.values = {
+      {.name = "x:covariance", .shape = {1ULL << 29, 1ULL << 29}, .per_shard = true}};
+  manifest.values[0].axes = {"d_model", "d_model_2"};
+  manifest = checked(manifest);  // 2^60 bytes once: as rows it would be too large
+  EXPECT_EQ(manifest.values[0].rows_per_block, 1U);
+  manifest.rows_per_shard = 1;
+  EXPECT_THROW(checked(manifest), ArgumentError) << "21 shards";
+}
+
 TEST(Manifest, WhatNoStoreCanHaveIsRefused) {
   const std::vector<std::pair<std::string, std::function<void(Manifest&)>>> cases = {
       {"no rows", [](Manifest& m) { m.total_rows = 0; }},
@@ -85,7 +98,10 @@ TEST(Manifest, TextThatIsNotAsBezelWritesItIsRefused) {
       {"not as bezel writes it", text + " "},
       {"has schema 2; this bezel reads 1", with("\"bezel_store\": 1", "\"bezel_store\": 2")},
       {"a key twice", with("\"has_types\"", "\"request\"")},
-      {"dtype that bezel knows", with("bfloat16", "bfloat17")},
+      {"dtype or per_shard that bezel knows", with("bfloat16", "bfloat17")},
+      {"per_shard that bezel knows", with("\"per_shard\": true", "\"per_shard\": 1")},
+      {"other fields", with("\"per_shard\": true,\n", "")},
+      {"not as bezel writes it", with("\"rows_per_block\": 1,", "\"rows_per_block\": 2,")},
       {"no whole number \"total_rows\"", with("\"total_rows\": 21", "\"total_rows\": -1")},
       {"no whole number \"total_rows\"", with("\"total_rows\": 21", "\"total_rows\": 1e3")},
       {"nests deeper", std::string(100, '[')},

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/index.h"
@@ -60,11 +61,15 @@ TEST_F(Merge, OfDifferentRowsGivesTheStoreThatOneWriterWrites) {
 TEST_F(Merge, OfDifferentNamesJoinsTheColumns) {
   dump_stage("a", stage(0, R"({"model": "nano", "hooks": ["x"]})"));
   dump_stage("b", stage(1, R"({"model": "nano", "hooks": ["y"]})"));
-  merge({folder_ / "a", folder_ / "b"}, folder_ / "out");
+  dump_stage("c", stage(2, R"({"model": "nano", "hooks": ["x:mean"]})"));
+  merge({folder_ / "a", folder_ / "b", folder_ / "c"}, folder_ / "out");
   expect_all_rows(folder_ / "out");
   EXPECT_EQ(check_text(folder_ / "out", true, false), "");
   const auto io = make_posix_io();
-  EXPECT_EQ(survey(*io, folder_ / "out").manifest.request, R"({"hooks":["x","y"],"model":"nano"})");
+  const Manifest manifest = survey(*io, folder_ / "out").manifest;
+  EXPECT_EQ(manifest.request, R"({"hooks":["x","y","x:mean"],"model":"nano"})");
+  ASSERT_EQ(manifest.values.size(), 3U);
+  EXPECT_EQ(manifest.values[2], small_manifest().values[2]);
 }
 
 TEST_F(Merge, OfWhatOverlapsOrDoesNotFitIsRefused) {
@@ -86,9 +91,8 @@ TEST_F(Merge, OfOtherLabelsIsRefused) {
     Writer writer(folder_ / "b", manifest);
     for (const std::uint64_t shard : writer.todo()) {
       writer.begin(shard);
-      const Rows rows = writer.rows_of(shard);
       for (const Dataset& dataset : datasets_of(manifest)) {
-        auto bytes = row_bytes(dataset, rows);
+        auto bytes = row_bytes(dataset, entries_of(dataset, manifest, shard));
         if (dataset.name == "position") bytes[0] ^= std::byte{1};
         writer.put(dataset.name, bytes);
       }
@@ -107,12 +111,19 @@ TEST_F(Merge, OfADamagedBlockIsRefused) {
   expect_refused("block 0, rows 0–2: is not what its checksum says");
 }
 
-// Rows of a dataset of the index, through HDF5 alone.
-std::vector<float> shown(const fs::path& index, const char* path, std::size_t n) {
-  std::vector<float> numbers(n);
+// All numbers of a dataset of the index, through HDF5 alone.
+template <class Number = float>
+std::vector<Number> shown(const fs::path& index, const std::string& path, std::size_t n) {
+  std::vector<Number> numbers(n);
   const hid_t file = H5Fopen(index.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
-  const hid_t dataset = H5Dopen2(file, path, H5P_DEFAULT);
-  EXPECT_GE(H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()), 0);
+  const hid_t dataset = H5Dopen2(file, path.c_str(), H5P_DEFAULT);
+  const hid_t space = H5Dget_space(dataset);
+  EXPECT_EQ(H5Sget_simple_extent_npoints(space), static_cast<hssize_t>(n)) << path;
+  H5Sclose(space);
+  const hid_t type = std::is_same_v<Number, float>    ? H5T_NATIVE_FLOAT
+                     : std::is_same_v<Number, double> ? H5T_NATIVE_DOUBLE
+                                                      : H5T_NATIVE_INT64;
+  EXPECT_GE(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()), 0);
   H5Dclose(dataset);
   H5Fclose(file);
   return numbers;
@@ -137,6 +148,22 @@ TEST_F(Merge, AnIndexShowsAllShardsAndNanForRowsThatAreNotThere) {
   const auto halves =
       shown(folder_ / "moved" / kIndexName, "/acts/blocks.0.hook_resid_post", 21 * 6);
   EXPECT_TRUE(std::isnan(halves[10 * 6]));
+}
+
+TEST_F(Merge, AnIndexShowsValuesPerShardByTheShardsNumber) {
+  dump_half("a", 0);
+  write_index(*make_posix_io(), folder_ / "a");
+  const auto means = shown<double>(folder_ / "a" / kIndexName, "/reduce/" + std::string(kMean), 18);
+  const auto counts =
+      shown<std::int64_t>(folder_ / "a" / kIndexName, "/reduce/" + std::string(kCount), 3);
+  for (const std::uint64_t shard : {0, 2}) {
+    const auto datasets = datasets_of(small_manifest());
+    const auto wanted = row_bytes(datasets[5], {shard, 1});
+    EXPECT_EQ(std::memcmp(means.data() + shard * 6, wanted.data(), wanted.size()), 0);
+    EXPECT_EQ(std::memcmp(counts.data() + shard, row_bytes(datasets[6], {shard, 1}).data(), 8), 0);
+  }
+  EXPECT_TRUE(std::isnan(means[6])) << "shard 1 is not there";
+  EXPECT_EQ(counts[1], -1);
 }
 
 TEST_F(Merge, AnIndexIsMadeAnewAndIsTheSame) {
@@ -173,7 +200,9 @@ TEST_F(Merge, InfoTellsNamesAxesRowsAndProgress) {
   const std::string text = info_text(*make_posix_io(), folder_ / "a");
   for (const char* wanted :
        {"13 of 21 rows, 2 of 3 shards", "blocks.0.attn.hook_z  [row head=2 d_head=3] float32",
-        "blocks.0.hook_resid_post  [row d_model=6] bfloat16", "journal-0.log: 2 shards, ended",
+        "blocks.0.hook_resid_post  [row d_model=6] bfloat16",
+        "blocks.0.hook_resid_post:mean  [shard d_model=6] float64",
+        "blocks.0.hook_resid_post:count  [shard] int64", "journal-0.log: 2 shards, ended",
         "\"model\":\"nano\""})
     EXPECT_NE(text.find(wanted), text.npos) << "wanted: " << wanted << "\ngot: " << text;
 }

@@ -82,6 +82,54 @@ TEST_F(Reading, LabelsAreReadLikeValues) {
   }
 }
 
+TEST_F(Reading, ValuesPerShardComeByShard) {
+  const Reader reader(acts_);
+  EXPECT_EQ(reader.shards(), (std::vector<ShardRows>{{0, {0, 8}}, {1, {8, 8}}, {2, {16, 5}}}));
+  const auto means = reader.read_shards<double>(kMean);
+  const auto counts = reader.read_shards<std::int64_t>(kCount);
+  EXPECT_EQ(means.shape(), (xt::xarray<double>::shape_type{3, 6}));
+  EXPECT_EQ(counts.shape(), (xt::xarray<std::int64_t>::shape_type{3}));
+  for (const std::uint64_t shard : {0, 1, 2}) {
+    const auto mean = reader.read_shard<double>(kMean, shard);
+    EXPECT_EQ(mean.shape(), (xt::xarray<double>::shape_type{6}));
+    const auto count = reader.read_shard<std::int64_t>(kCount, shard);
+    EXPECT_EQ(count.dimension(), 0U);
+    EXPECT_EQ(count(), written<std::int64_t>(reader.dataset(kCount), shard, 0));
+    EXPECT_EQ(counts(shard), count());
+    for (std::size_t i = 0; i < 6; ++i) {
+      const auto wanted = written<std::uint64_t>(reader.dataset(kMean), shard, i);
+      EXPECT_EQ(std::bit_cast<std::uint64_t>(means(shard, i)), wanted);
+      EXPECT_EQ(std::bit_cast<std::uint64_t>(mean(i)), wanted);
+    }
+  }
+}
+
+TEST_F(Reading, OnlyRecordedShardsHaveAPlaceAmongValuesPerShard) {
+  fs::remove_all(acts_);
+  dump(acts_, {.rank = 0, .n_ranks = 2, .run = "x"});
+  const Reader reader(acts_);
+  EXPECT_EQ(reader.shards(), (std::vector<ShardRows>{{0, {0, 8}}, {2, {16, 5}}}));
+  const auto counts = reader.read_shards<std::int64_t>(kCount);
+  EXPECT_EQ(counts.shape(), (xt::xarray<std::int64_t>::shape_type{2}));
+  EXPECT_EQ(counts(1), written<std::int64_t>(reader.dataset(kCount), 2, 0));
+  const std::string told = refusal_of([&] { reader.read_shard<std::int64_t>(kCount, 1); });
+  EXPECT_NE(told.find("shard 1 is not written yet; the store is to have 3 shards"), told.npos);
+  EXPECT_THROW(reader.read_shard<std::int64_t>(kCount, 3), StoreError);
+}
+
+TEST_F(Reading, RowsOfAValuePerShardAndShardsOfOthersAreRefused) {
+  const Reader reader(acts_);
+  std::vector<std::byte> row(12), mean(48);
+  EXPECT_THROW(reader.read<double>(kMean, 0, 1), ArgumentError);
+  EXPECT_THROW(reader.read_rows<double>(kMean, {0}), ArgumentError);
+  EXPECT_THROW(reader.read_bytes(kMean, {0, 1}, mean), ArgumentError);
+  EXPECT_THROW(reader.read_shards<float>(kBf16), ArgumentError);
+  EXPECT_THROW(reader.read_shard<float>(kBf16, 0), ArgumentError);
+  EXPECT_THROW(reader.read_shard_bytes(kBf16, 0, row), ArgumentError);
+  EXPECT_THROW(reader.read_shard_bytes(kMean, 0, row), ArgumentError) << "48 bytes";
+  EXPECT_THROW(reader.read_shards<float>(kMean), ArgumentError) << "no number is narrowed";
+}
+
 TEST_F(Reading, NoNumberIsNarrowed) {
   const Reader reader(acts_);
   EXPECT_THROW(reader.read<std::int32_t>("document", 0, 1), ArgumentError);

@@ -42,9 +42,10 @@ TEST(Skeleton, LeavesRoomForEveryValue) {
   const std::uint64_t n_rows = rows_of_shard(manifest, 2).n;
   for (std::size_t i = 0; i < datasets.size(); ++i) {
     const std::uint64_t data = skeleton.places.data[i], sums = skeleton.places.checksums[i];
-    EXPECT_TRUE(taken.emplace(data, data + n_rows * datasets[i].row_bytes).second);
+    const std::uint64_t n_bytes = (datasets[i].per_shard ? 1 : n_rows) * datasets[i].row_bytes;
+    EXPECT_TRUE(taken.emplace(data, data + n_bytes).second);
     EXPECT_TRUE(taken.emplace(sums, sums + 8 * n_blocks(datasets[i], n_rows)).second);
-    const bool is_large = n_rows * datasets[i].row_bytes >= 4096;
+    const bool is_large = n_bytes >= 4096;
     EXPECT_TRUE(!is_large || data % 4096 == 0) << datasets[i].path;
   }
   std::uint64_t end = 0;
@@ -53,6 +54,28 @@ TEST(Skeleton, LeavesRoomForEveryValue) {
     end = next;
   }
   EXPECT_LE(end, skeleton.file_bytes);
+}
+
+TEST(Skeleton, HasAGroupForValuesPerShardWhereThereAreAny) {
+  Manifest manifest = small_manifest();
+  EXPECT_EQ(groups_of(manifest), (std::vector<std::string>{"/rows", "/acts", "/reduce"}));
+  manifest.values.resize(2);
+  EXPECT_EQ(groups_of(manifest), (std::vector<std::string>{"/rows", "/acts"}));
+}
+
+TEST(Layout, AValuePerShardHasOneEntryOfAllRows) {
+  const Manifest manifest = small_manifest();
+  const auto datasets = datasets_of(manifest);
+  const Dataset &z = datasets[4], &mean = datasets[5];
+  EXPECT_EQ(mean.path, "/reduce/blocks.0.hook_resid_post:mean");
+  EXPECT_EQ(axes_of(mean), (std::vector<std::string>{"shard", "d_model"}));
+  EXPECT_EQ(axes_of(z), (std::vector<std::string>{"row", "head", "d_head"}));
+  EXPECT_EQ(entries_of(mean, manifest, 2), (Rows{2, 1}));
+  EXPECT_EQ(entries_of(z, manifest, 2), (Rows{16, 5}));
+  EXPECT_EQ(n_blocks(mean, 8), 1U);
+  EXPECT_EQ(rows_of_block(mean, 8, 0), (Rows{0, 1}));
+  EXPECT_EQ(rows_behind_block(mean, {8, 8}, 0), (Rows{8, 8}));
+  EXPECT_EQ(rows_behind_block(datasets[3], {8, 8}, 1), (Rows{11, 3}));
 }
 
 TEST(Layout, NamesComeBackAsNumbersInOneSpelling) {

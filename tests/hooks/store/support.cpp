@@ -36,7 +36,13 @@ Manifest small_manifest() {
                              {.name = "blocks.0.attn.hook_z",
                               .axes = {"head", "d_head"},
                               .shape = {2, 3},
-                              .dtype = DType::kFloat32}},
+                              .dtype = DType::kFloat32},
+                             {.name = kMean,
+                              .axes = {"d_model"},
+                              .shape = {6},
+                              .dtype = DType::kFloat64,
+                              .per_shard = true},
+                             {.name = kCount, .dtype = DType::kInt64, .per_shard = true}},
                   .request = R"({"model": "nano", "corpus": {"hash": "abc"}})"});
 }
 
@@ -59,8 +65,11 @@ void fill(Writer& writer, const Manifest& manifest, std::uint64_t batch) {
     const Rows rows = writer.rows_of(shard);
     for (std::uint64_t first = rows.first; first < rows.end(); first += batch) {
       const Rows part{first, std::min(batch, rows.end() - first)};
-      for (const Dataset& dataset : datasets) writer.put(dataset.name, row_bytes(dataset, part));
+      for (const Dataset& dataset : datasets)
+        if (!dataset.per_shard) writer.put(dataset.name, row_bytes(dataset, part));
     }
+    for (const Dataset& dataset : datasets)
+      if (dataset.per_shard) writer.put(dataset.name, row_bytes(dataset, {shard, 1}));
   }
   writer.finish();
 }
@@ -92,6 +101,13 @@ std::map<std::string, std::string> files_of(const fs::path& folder) {
   return files;
 }
 
+std::map<std::string, std::string> all_files_of(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    files[entry.path().filename()] = bytes_of(entry.path());
+  return files;
+}
+
 std::string refusal_of(const std::function<void()>& action) {
   try {
     action();
@@ -105,9 +121,16 @@ std::string refusal_of(const std::function<void()>& action) {
 void expect_all_rows(const fs::path& folder) {
   const Reader reader(folder);
   for (const Dataset& dataset : datasets_of(reader.manifest())) {
-    const Rows all{0, reader.total_rows()};
+    const Rows all{0, dataset.per_shard ? 3 : reader.total_rows()};
     std::vector<std::byte> found(all.n * dataset.row_bytes);
-    reader.read_bytes(dataset.name, all, found);
+    if (dataset.per_shard) {
+      for (const std::uint64_t shard : {0, 1, 2})
+        reader.read_shard_bytes(
+            dataset.name, shard,
+            std::span(found).subspan(shard * dataset.row_bytes, dataset.row_bytes));
+    } else {
+      reader.read_bytes(dataset.name, all, found);
+    }
     EXPECT_EQ(found, row_bytes(dataset, all)) << dataset.path;
   }
 }

@@ -27,10 +27,12 @@ class TempFolder {
 };
 
 /// Three shards of 8, 8 and 5 rows; a bfloat16 value in blocks of 3 rows, a float32 one of two axes
-/// in one block.
+/// in one block; a mean and a count for each shard.
 Manifest small_manifest();
+inline constexpr const char* kMean = "blocks.0.hook_resid_post:mean";    // [shard d_model]
+inline constexpr const char* kCount = "blocks.0.hook_resid_post:count";  // [shard]
 
-/// What a dataset's rows are: every number follows from the name and the row.
+/// What a dataset's rows (or shards' entries) are: every number follows from the name and the row.
 std::vector<std::byte> row_bytes(const Dataset& dataset, Rows rows);
 
 /// Writes all that a writer has to write, `batch` rows at a time.
@@ -40,6 +42,8 @@ void dump(const std::filesystem::path& folder, WriterOptions options = {},
 
 /// The SHA-256 of each file of a store, without locks.
 std::map<std::string, std::string> files_of(const std::filesystem::path& folder);
+/// The bytes of each file, locks too.
+std::map<std::string, std::string> all_files_of(const std::filesystem::path& folder);
 std::string bytes_of(const std::filesystem::path& file);
 /// Writes over a file, read-only ones too.
 void write_file(const std::filesystem::path& file, const std::string& bytes);

@@ -70,6 +70,23 @@ TEST(Writer, RowsThatNobodyWaitsForAreRefused) {
   EXPECT_THROW(writer.finish(), ArgumentError) << "rows to come";
 }
 
+TEST(Writer, AShardWaitsForTheOneEntryOfAValuePerShard) {
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  writer.begin(2);
+  for (const Dataset& dataset : datasets_of(manifest))
+    if (dataset.name != kMean)
+      writer.put(dataset.name, row_bytes(dataset, entries_of(dataset, manifest, 2)));
+  EXPECT_THROW(writer.begin(1), ArgumentError) << "the mean is to come";
+  EXPECT_THROW(writer.put(kMean, std::vector<std::byte>(2 * 48)), ArgumentError) << "two entries";
+  EXPECT_THROW(writer.put(kMean, std::vector<std::byte>(5 * 8)), ArgumentError) << "part of one";
+  writer.put(kMean, row_bytes(datasets_of(manifest)[5], {2, 1}));
+  EXPECT_THROW(writer.put(kMean, std::vector<std::byte>(48)), ArgumentError) << "a second one";
+  writer.finish();
+  EXPECT_EQ(check_text(folder / "acts", true), "");
+}
+
 TEST(Writer, AnAbandonedWriterRemovesItsOpenShardAndKeepsTheSealed) {
   const TempFolder folder;
   const Manifest manifest = small_manifest();
@@ -77,7 +94,7 @@ TEST(Writer, AnAbandonedWriterRemovesItsOpenShardAndKeepsTheSealed) {
     Writer writer(folder / "acts", manifest);
     writer.begin(0);
     for (const Dataset& dataset : datasets_of(manifest))
-      writer.put(dataset.name, row_bytes(dataset, {0, 8}));
+      writer.put(dataset.name, row_bytes(dataset, entries_of(dataset, manifest, 0)));
     writer.begin(1);
     writer.put("token_id", row_bytes(datasets_of(manifest)[0], {8, 4}));
   }
