@@ -122,6 +122,13 @@ at::Tensor read(const store::Reader& reader, const std::string& name, std::uint6
   return rows;
 }
 
+at::Tensor read_shard(const store::Reader& reader, const std::string& name, std::uint64_t shard) {
+  const auto entry = empty_rows(reader.dataset(name), 1)[0];
+  const py::gil_scoped_release released;
+  reader.read_shard_bytes(name, shard, bytes_of(entry));
+  return entry;
+}
+
 // Rows [row] int64 in any order; neighbours in one read.
 at::Tensor read_rows(const store::Reader& reader, const std::string& name,
                      const at::Tensor& index) {
@@ -144,7 +151,8 @@ py::list datasets(const Manifest& manifest) {
   py::list found;
   for (const auto& dataset : store::datasets_of(manifest)) {
     found.append(py::make_tuple(dataset.name, dataset.axes, dataset.shape,
-                                std::string(to_string(dataset.dtype)), dataset.row_bytes));
+                                std::string(to_string(dataset.dtype)), dataset.row_bytes,
+                                dataset.per_shard));
   }
   return found;
 }
@@ -181,6 +189,13 @@ void merge_stores(const std::vector<std::filesystem::path>& sources,
   });
 }
 
+store::Start start_named(const std::string& word) {
+  if (word == "new") return store::Start::kNew;
+  if (word == "resume") return store::Start::kResume;
+  if (word == "repair") return store::Start::kRepair;
+  throw ArgumentError("start is \"" + word + "\"; wanted \"new\", \"resume\" or \"repair\"");
+}
+
 store::Checksum checksum_named(const std::string& word) {
   if (word == "always") return store::Checksum::kAlways;
   if (word == "first") return store::Checksum::kFirst;
@@ -190,19 +205,20 @@ store::Checksum checksum_named(const std::string& word) {
 
 void bind_writer(py::module_& module) {
   py::class_<TensorWriter>(module, "StoreWriter")
-      .def(py::init([](const std::filesystem::path& folder, const Manifest& manifest, bool resume,
+      .def(py::init([](const std::filesystem::path& folder, const Manifest& manifest, const std::string& start,
                        std::uint64_t rank, std::uint64_t n_ranks, const std::string& run,
                        std::uint64_t queue_bytes) {
+             const auto how = start_named(start);
              const py::gil_scoped_release released;
              return std::make_unique<TensorWriter>(
                  folder, manifest,
-                 store::WriterOptions{.start = resume ? store::Start::kResume : store::Start::kNew,
+                 store::WriterOptions{.start = how,
                                       .rank = rank,
                                       .n_ranks = n_ranks,
                                       .run = run,
                                       .queue_bytes = queue_bytes});
            }),
-           py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("resume"),
+           py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("start"),
            py::arg("rank"), py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"))
       .def_property_readonly("todo", [](const TensorWriter& own) { return own.writer().todo(); })
       .def_property_readonly("bytes_needed",
@@ -254,6 +270,14 @@ void bind_reader(py::module_& module) {
                              })
       .def_property_readonly(
           "datasets", [](const store::Reader& reader) { return datasets(reader.manifest()); })
+      .def_property_readonly("shards",
+                             [](const store::Reader& reader) {
+                               std::vector<std::uint64_t> numbers;
+                               for (const auto& shard : reader.shards())
+                                 numbers.push_back(shard.shard);
+                               return numbers;
+                             })
+      .def("read_shard", &read_shard, py::arg("name"), py::arg("shard"))
       .def("read", &read, py::arg("name"), py::arg("first"), py::arg("n"))
       .def("read_rows", &read_rows, py::arg("name"), py::arg("rows"));
 }
@@ -264,10 +288,16 @@ void bind_store(py::module_& module) {
   module.attr("has_store") = true;
   py::class_<Value>(module, "StoreValue")
       .def(py::init([](const std::string& name, const std::vector<std::string>& axes,
-                       const std::vector<std::uint64_t>& shape, const std::string& dtype) {
-             return Value{.name = name, .axes = axes, .shape = shape, .dtype = dtype_named(dtype)};
+                       const std::vector<std::uint64_t>& shape, const std::string& dtype,
+                       bool per_shard) {
+             return Value{.name = name,
+                          .axes = axes,
+                          .shape = shape,
+                          .dtype = dtype_named(dtype),
+                          .per_shard = per_shard};
            }),
-           py::arg("name"), py::arg("axes"), py::arg("shape"), py::arg("dtype"));
+           py::arg("name"), py::arg("axes"), py::arg("shape"), py::arg("dtype"),
+           py::arg("per_shard") = false);
   py::class_<Manifest>(module, "StoreManifest")
       .def(py::init([](std::uint64_t total_rows, std::uint64_t rows_per_shard, bool has_types,
                        const std::vector<Value>& values, const std::string& request) {

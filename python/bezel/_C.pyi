@@ -253,7 +253,9 @@ class Generation:
 has_store: bool
 
 class StoreValue:
-    def __init__(self, name: str, axes: list[str], shape: list[int], dtype: str) -> None: ...
+    def __init__(
+        self, name: str, axes: list[str], shape: list[int], dtype: str, per_shard: bool = False
+    ) -> None: ...
 
 class StoreManifest:
     def __init__(
@@ -266,7 +268,7 @@ class StoreManifest:
         request: str,
     ) -> None: ...
     n_shards: int
-    datasets: list[tuple[str, list[str], list[int], str, int]]
+    datasets: list[tuple[str, list[str], list[int], str, int, bool]]
 
 class StoreWriter:
     def __init__(
@@ -274,7 +276,7 @@ class StoreWriter:
         folder: FilePath,
         manifest: StoreManifest,
         *,
-        resume: bool,
+        start: str,
         rank: int,
         n_ranks: int,
         run: str,
@@ -295,8 +297,10 @@ class StoreReader:
     manifest: str
     total_rows: int
     recorded: list[tuple[int, int]]
-    datasets: list[tuple[str, list[str], list[int], str, int]]
+    datasets: list[tuple[str, list[str], list[int], str, int, bool]]
+    shards: list[int]
     def read(self, name: str, first: int, n: int) -> torch.Tensor: ...
+    def read_shard(self, name: str, shard: int) -> torch.Tensor: ...
     def read_rows(self, name: str, rows: torch.Tensor) -> torch.Tensor: ...
 
 def store_check(

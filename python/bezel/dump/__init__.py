@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from bezel.dump.corpus import Corpus, Source, open_corpus
 from bezel.dump.fingerprint import model_fingerprint, sae_fingerprints, tokenizer_fingerprint
 from bezel.dump.fingerprint import versions as versions_used
 from bezel.dump.ranks import Rank, find_rank
+from bezel.dump.reductions import Reduce, Reductions, reductions_of
 from bezel.dump.writing import Source as RowSource
 from bezel.dump.writing import write
 from bezel.errors import ArgumentError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BATCH, LENGTH = 8, 1024
 _SHARD_BYTES = 512 << 20  # about; sealing one takes some hundredths of a second
 _QUEUE_BYTES = 64 << 20  # at least
+_LABEL_BYTES = 16  # of a row
 _SECONDS_BEFORE_BAR = 1.0
 
 
@@ -66,8 +68,9 @@ def dump(  # noqa: PLR0913  the settings of a dump
     b: Bridge,
     corpus: Source,
     out: str | Path,
-    hooks: NamesFilter,
+    hooks: NamesFilter = (),
     *,
+    reduce: Reduce | None = None,
     positions: Positions = None,
     dtype: torch.dtype | None = None,
     batch: int = BATCH,
@@ -77,6 +80,7 @@ def dump(  # noqa: PLR0913  the settings of a dump
     prepend_bos: bool | None = None,
     rows_per_shard: int | None = None,
     resume: bool = False,
+    repair: bool = False,
     edits: str | None = None,
     rank: Rank | None = None,
     verbose: bool = True,
@@ -96,6 +100,10 @@ def dump(  # noqa: PLR0913  the settings of a dump
             text a line; or an iterable of texts or ids.
         out: The store's folder.
         hooks: As names_filter of `run_with_cache`. Scores and patterns have a row for each query.
+        reduce: What to make of values before they leave the device, by name or glob, whether or not
+            they are stored: of each row "norm" or "top:8" (the largest elements and their places
+            along the last axis, "<name>:top" and "<name>:top_index"); of all rows "mean",
+            "variance" or "covariance" (`ActivationStore.moments`).
         positions: Which tokens of a batch's row to keep: a slice, whole numbers (negative ones
             count from its end), "last", "not bos"; None: all. Padding is never kept.
         dtype: In which floating values are stored; None leaves them.
@@ -107,6 +115,8 @@ def dump(  # noqa: PLR0913  the settings of a dump
         prepend_bos: For texts, as in `to_tokens`.
         rows_per_shard: Rows of a file; None: about half a gigabyte.
         resume: Go on where an earlier run with the same settings stopped.
+        repair: Read every byte of the store, and make again exactly the shards that are damaged or
+            missing; by one process.
         edits: What hooks that are in force do, in words; it stands in the manifest, so that a run
             with others is not taken for the same. Wanted where there are any.
         rank: Which process this is; None: as torchrun or SLURM say.
@@ -134,13 +144,14 @@ def dump(  # noqa: PLR0913  the settings of a dump
     read = open_corpus(corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column)
     kept = checked_positions(positions)
     layout = Layout(batch, length, pack).fitted_to(read)
-    columns = _columns(b, hooks, dtype, (1, layout.length))
-    layout = replace(layout, is_wide=has_keys(columns))
+    columns, reductions = _columns(b, hooks, reduce or {}, dtype, (1, layout.length))
+    layout = replace(layout, is_wide=has_keys([*columns, *reductions.columns]))
     batches = Batches(read, layout, kept, b.cfg.bos_token_id)
     settings = _settings(b, read, layout, kept, edits)
-    manifest = _manifest(columns, batches, layout, rows_per_shard, settings)
-    source = RowSource(b, batches, columns, dtype)
-    return _run(source, manifest, Path(out), resume, who, verbose)
+    source = RowSource(b, batches, columns, reductions, dtype)
+    manifest = _manifest(source, layout, rows_per_shard, settings)
+    start = "repair" if repair else "resume" if resume else "new"
+    return _run(source, manifest, Path(out), start, who, verbose)
 
 
 def want_store() -> None:
@@ -169,13 +180,22 @@ def _ids(b: Bridge, text: str, prepend_bos: bool | None) -> list[int]:
 
 
 def _columns(
-    b: Bridge, hooks: NamesFilter, dtype: torch.dtype | None, shape: tuple[int, int]
-) -> list[Column]:
+    b: Bridge,
+    hooks: NamesFilter,
+    reduce: Reduce,
+    dtype: torch.dtype | None,
+    shape: tuple[int, int],
+) -> tuple[list[Column], Reductions]:
     if dtype is not None and (dtype not in DTYPES or not dtype.is_floating_point):
         raise ArgumentError(
             f"dtype is {dtype}; wanted torch.bfloat16, torch.float32 or torch.float64"
         )
-    return columns_of(b.plan(shape, hooks), dtype)
+    is_nothing = isinstance(hooks, Sequence) and not hooks
+    if is_nothing and not reduce:
+        raise ArgumentError("hooks and reduce are empty, so that nothing would be stored")
+    stored = [] if is_nothing else columns_of(b.plan(shape, hooks), dtype)
+    reduced = {key: columns_of(b.plan(shape, key), dtype) for key in reduce}
+    return stored, reductions_of(reduced, reduce)
 
 
 def _settings(
@@ -206,23 +226,20 @@ def _settings(
 
 
 def _manifest(
-    columns: list[Column],
-    batches: Batches,
-    layout: Layout,
-    rows_per_shard: int | None,
-    settings: dict[str, Any],
+    source: RowSource, layout: Layout, rows_per_shard: int | None, settings: dict[str, Any]
 ) -> _C.StoreManifest:
     if rows_per_shard is not None and rows_per_shard < 1:
         raise ArgumentError(f"rows_per_shard is {rows_per_shard}; wanted at least 1")
     if rows_per_shard is None:
         whole = layout.batch * layout.length
-        row_bytes = sum(column.row_bytes for column in columns)
-        rows_per_shard = max(_SHARD_BYTES // max(row_bytes, 1) // whole, 1) * whole
+        row_bytes = sum(column.row_bytes for column in source.columns)
+        rows_per_shard = max(_SHARD_BYTES // max(row_bytes, _LABEL_BYTES) // whole, 1) * whole
+    values = [column.stored() for column in source.columns]
     return _C.StoreManifest(
-        total_rows=batches.n_rows,
+        total_rows=source.batches.n_rows,
         rows_per_shard=rows_per_shard,
         has_types=False,
-        values=[column.stored() for column in columns],
+        values=[*values, *source.reductions.stored()],
         request=json.dumps(settings),
     )
 
@@ -231,18 +248,18 @@ def _run(
     source: RowSource,
     manifest: _C.StoreManifest,
     out: Path,
-    resume: bool,
+    start: str,
     who: Rank,
     verbose: bool,
 ) -> DumpReport:
     batch_bytes = int(max(source.batches.first_rows[1:] - source.batches.first_rows[:-1])) * sum(
         column.row_bytes for column in source.columns
     )
-    start = time.perf_counter()
+    begun = time.perf_counter()
     writer = _C.StoreWriter(
         out,
         manifest,
-        resume=resume,
+        start=start,
         rank=who.rank,
         n_ranks=who.n_ranks,
         run=who.run,
@@ -256,7 +273,7 @@ def _run(
     finally:
         writer.close()
     return DumpReport(
-        out, rows, shards, n_bytes, source.batches.n_rows, time.perf_counter() - start
+        out, rows, shards, n_bytes, source.batches.n_rows, time.perf_counter() - begun
     )
 
 

@@ -49,16 +49,15 @@ class Column:
         """As the manifest has it."""
         return _C.StoreValue(self.name, list(self.axes), list(self.shape), DTYPES[self.dtype])
 
-    def rows(self, value: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        """The kept rows of a run's value, in the order of the batch: contiguous, on the CPU.
+    def rows(self, value: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+        """The kept rows [row …] of a run's value, in the order of the batch, on its device.
 
         Args:
             value: [batch … pos …].
-            kept: bool [batch pos], on the value's device.
+            kept: bool [batch pos], on the value's device; None: all.
         """
         by_row = value.movedim(self.row_dim, 1)
-        rows = by_row.flatten(0, 1) if bool(kept.all()) else by_row[kept]
-        return rows.cpu().contiguous()
+        return by_row.flatten(0, 1) if kept is None else by_row[kept]
 
 
 def columns_of(plan: Plan, dtype: torch.dtype | None) -> list[Column]:

@@ -32,10 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--hooks",
-        required=True,
+        default=(),
         nargs="+",
         metavar="NAME",
         help="names or globs: 'blocks.*.hook_resid_post'",
+    )
+    add(
+        "--reduce",
+        default={},
+        nargs="+",
+        action=_Kinds,
+        metavar="NAME=KINDS",
+        help="norm, top:8, mean, variance, covariance: 'blocks.*.hook_resid_post=norm,mean'",
     )
     add("--out", required=True, type=Path, metavar="FOLDER", help="the store")
     add(
@@ -54,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-bos", action="store_true", help="texts without <bos>")
     add("--shard-rows", type=int, metavar="N", help="rows of a file (half a gigabyte)")
     add("--resume", action="store_true", help="go on where an earlier run stopped")
+    add("--repair", action="store_true", help="make damaged and missing shards again")
     add("--device", help='"cpu", "cuda", "cuda:1" (a GPU for each local rank, where there are any)')
     add("--local-files-only", action="store_true", help="never ask the hub")
     add("--quiet", action="store_true", help="no progress")
@@ -73,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.corpus,
         arguments.out,
         arguments.hooks,
+        reduce=arguments.reduce,
         positions=arguments.positions,
         dtype=_DTYPES.get(arguments.dtype),
         batch=arguments.batch,
@@ -82,12 +92,27 @@ def run(arguments: argparse.Namespace) -> None:
         prepend_bos=False if arguments.no_bos else None,
         rows_per_shard=arguments.shard_rows,
         resume=arguments.resume,
+        repair=arguments.repair,
         rank=rank,
         verbose=not arguments.quiet,
     )
     print(f"{report.path}: {report.rows:,} rows in {report.shards} shards, "
           f"{report.n_bytes / 1e6:.1f} MB, {report.seconds:.1f} s; "
           f"the store is to have {report.total_rows:,} rows")  # fmt: skip
+
+
+class _Kinds(argparse.Action):
+    """NAME=KIND,KIND … as a dict."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Refuses what has no name or no kind."""
+        found = {}
+        for given in values:
+            name, _, kinds = given.partition("=")
+            if not name or not kinds:
+                parser.error(f"--reduce {given!r}; wanted NAME=KIND,KIND …")
+            found[name] = kinds.split(",")
+        setattr(namespace, self.dest, found)
 
 
 def _device_of(local_rank: int) -> str:

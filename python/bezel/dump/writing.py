@@ -11,11 +11,26 @@ import torch
 from bezel import _C
 from bezel.dump.batches import Batches
 from bezel.dump.columns import Column
+from bezel.dump.reductions import Reductions
+from bezel.moments import Moments
 
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
-Rows = dict[str, torch.Tensor]  # by name of value or label: [row …]
+Rows = dict[str, torch.Tensor]  # by name: [row …]
+
+
+@dataclass
+class Made:
+    """What a batch gives.
+
+    Attributes:
+        stored: Rows that go to the store as they are: on the CPU, contiguous.
+        reduced: Rows of values whose shards keep statistics: where the model is.
+    """
+
+    stored: Rows = field(default_factory=dict)
+    reduced: Rows = field(default_factory=dict)
 
 
 @dataclass
@@ -26,39 +41,44 @@ class Source:
         b: The model.
         batches: Of the corpus.
         columns: What to keep.
+        reductions: What to make of values, whether or not they are kept.
         dtype: Of floating values; None leaves them.
     """
 
     b: Bridge
     batches: Batches
     columns: list[Column]
+    reductions: Reductions
     dtype: torch.dtype | None
-    _last: tuple[int, Rows] = field(default_factory=lambda: (-1, {}))
+    _last: tuple[int, Made] = field(default_factory=lambda: (-1, Made()))
 
-    def rows(self, i: int) -> Rows:
+    def made(self, i: int) -> Made:
         """Of batch i. A batch that goes on in the next shard runs once."""
         if self._last[0] != i:
-            self._last = (-1, {})  # the old rows go before the new ones come
+            self._last = (-1, Made())  # the old rows go before the new ones come
             self._last = (i, self._run(i))
         return self._last[1]
 
-    def _run(self, i: int) -> Rows:
+    def _run(self, i: int) -> Made:
         batch = self.batches[i]
-        rows = batch.labels()
         with torch.no_grad():
             _, cache = self.b.run_with_cache(
                 torch.from_numpy(batch.tokens),
-                list(dict.fromkeys(column.name for column in self.columns)),
+                list(dict.fromkeys(c.name for c in (*self.columns, *self.reductions.columns))),
                 dtype=self.dtype,
                 attention_mask=torch.from_numpy(batch.valid).long(),
                 return_type=None,
             )
-        kept = torch.from_numpy(batch.kept)
-        if self.b.device.type != "cpu":
-            kept = kept.to(self.b.device)
+        kept = None if batch.kept.all() else torch.from_numpy(batch.kept).to(self.b.device)
+        made = Made(batch.labels())
         for column in self.columns:
-            rows[column.name] = column.rows(cache[column.name], kept)
-        return rows
+            made.stored[column.name] = column.rows(cache[column.name], kept)
+        for one in self.reductions.by_row:
+            made.stored |= one.rows(one.of.rows(cache[one.of.name], kept))
+        for whole in self.reductions.by_shard:
+            made.reduced[whole.of.name] = whole.of.rows(cache[whole.of.name], kept)
+        made.stored = {name: rows.cpu().contiguous() for name, rows in made.stored.items()}
+        return made
 
 
 def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None]) -> None:
@@ -73,10 +93,18 @@ def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None
     for shard in writer.todo:
         first, n = writer.rows_of(shard)
         writer.begin(shard)
+        moments: dict[str, Moments] = {}
         for i in source.batches.of_rows(first, n):
             begin, end = int(first_rows[i]), int(first_rows[i + 1])
             part = slice(max(first, begin) - begin, min(first + n, end) - begin)
-            for name, rows in source.rows(i).items():
+            made = source.made(i)
+            for name, rows in made.stored.items():
                 writer.put(name, rows[part])
+            for one in source.reductions.by_shard:
+                rows = made.reduced[one.of.name][part]
+                moments[one.of.name] = one.add(moments.get(one.of.name), rows)
             progress(part.stop - part.start)
+        for one in source.reductions.by_shard:
+            for name, entry in one.entries(moments[one.of.name]).items():
+                writer.put(name, entry)
     writer.finish()

@@ -178,8 +178,13 @@ def run(arguments: argparse.Namespace) -> None:
     plain = b(tokens[:8], return_type="loss")
     spliced = b.run_with_saes(tokens[:8], saes=[again], return_type="loss")
     print(
-        f"{arguments.out}: in the model, loss {float(spliced):.3f}; without it {float(plain):.3f}"
+        f"{arguments.out}: loss {_of(spliced):.3f} with it in the model, {_of(plain):.3f} without"
     )
+
+
+def _of(loss: object) -> float:
+    assert isinstance(loss, torch.Tensor)
+    return loss.item()
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from bezel import _C
-from bezel.errors import ArgumentError, UnknownHookError
+from bezel.errors import ArgumentError, StoreError, UnknownHookError
+from bezel.moments import Moments
 from bezel.store.iterating import BatchState, RowBatches
 from bezel.store.rows import LABELS, Out, StoredRows
 
@@ -75,7 +76,8 @@ class ActivationStore(Mapping[str, StoredRows]):
         self.manifest: dict[str, Any] = json.loads(self._reader.manifest)
         self._columns = {
             name: StoredRows(self, self._reader, name, tuple(axes), tuple(shape), dtype, out)
-            for name, axes, shape, dtype, _ in self._reader.datasets
+            for name, axes, shape, dtype, _, per_shard in self._reader.datasets
+            if not per_shard
         }
         self._values = [name for name in self._columns if name not in LABELS]
         self._labels: dict[str, npt.NDArray[Any]] = {}
@@ -143,6 +145,50 @@ class ActivationStore(Mapping[str, StoredRows]):
         for name, wanted in labels.items():
             fits &= np.isin(self.label(name), np.atleast_1d(np.asarray(wanted)))
         return np.flatnonzero(fits)
+
+    def moments(self, name: str) -> Moments:
+        """Mean, variance and covariance over all sealed rows, as far as the dump kept them.
+
+        Args:
+            name: Of the value that `bezel.dump(…, reduce={name: "covariance"})` reduced.
+
+        Raises:
+            UnknownHookError: The store has none of that name.
+            StoreError: No shard is sealed yet.
+
+        Example:
+            >>> reduce = {"blocks.3.hook_resid_post": "covariance"}
+            >>> _ = bezel.dump(b, ["Emma knows"], "moments", reduce=reduce, verbose=False)
+            >>> found = bezel.ActivationStore("moments").moments("blocks.3.hook_resid_post")
+            >>> found.count, found.covariance.shape
+            (3, torch.Size([96, 96]))
+        """
+        kinds = {n: per_shard for n, *_, per_shard in self._reader.datasets}
+        if not kinds.get(f"{name}:mean"):
+            reduced = [n.removesuffix(":mean") for n in kinds if n.endswith(":mean")]
+            raise UnknownHookError(
+                f'{self.path} has no moments of "{name}"; it has those of '
+                f"{', '.join(reduced) or 'none'}"
+            )
+
+        def part(kind: str, shard: int) -> torch.Tensor:
+            full = f"{name}:{kind}"
+            if full in kinds:
+                return self._reader.read_shard(full, shard)
+            return torch.zeros(0, dtype=torch.float64)
+
+        parts = [
+            Moments(
+                int(part("count", shard)),
+                part("mean", shard),
+                part("squares", shard),
+                part("products", shard),
+            )
+            for shard in self._reader.shards
+        ]
+        if not parts:
+            raise StoreError(f"{self.path}: no shard is sealed yet")
+        return functools.reduce(Moments.merged, parts)
 
     def iter_batches(  # noqa: PLR0913  the settings of a pass
         self,

@@ -264,7 +264,7 @@ def order_of(  # noqa: PLR0913  the settings of a pass
 
 
 def _row_bytes(reader: _C.StoreReader, names: Sequence[str]) -> int:
-    sizes = {name: n_bytes for name, *_, n_bytes in reader.datasets}
+    sizes = {name: n_bytes for name, *_, n_bytes, _ in reader.datasets}
     return sum(sizes[name] for name in names)
 
 
