@@ -17,6 +17,14 @@ std::string advice_for(int code) {
 
 }  // namespace
 
+std::size_t ReadOnlyFile::pwrite(std::uint64_t, std::span<const std::byte>) { refuse(); }
+void ReadOnlyFile::allocate(std::uint64_t) { refuse(); }
+void ReadOnlyFile::truncate(std::uint64_t) { refuse(); }
+void ReadOnlyFile::sync() { refuse(); }
+void ReadOnlyFile::make_read_only() { refuse(); }
+bool ReadOnlyFile::try_lock() { refuse(); }
+void ReadOnlyFile::refuse() const { throw StoreError(path().string() + ": is only read"); }
+
 void throw_io_error(const std::filesystem::path& path, const std::string& operation, int code) {
   throw StoreError(path.string() + ": " + operation + ": " + std::generic_category().message(code) +
                    advice_for(code));

@@ -40,6 +40,21 @@ class File {
   virtual bool is_locked() const = 0;
 };
 
+/// What stands in for a file that is only read: every change of it is a StoreError.
+class ReadOnlyFile : public File {
+ public:
+  std::size_t pwrite(std::uint64_t offset, std::span<const std::byte> bytes) final;
+  void allocate(std::uint64_t n_bytes) final;
+  void truncate(std::uint64_t n_bytes) final;
+  void sync() final;
+  void make_read_only() final;
+  bool try_lock() final;
+  bool is_locked() const final { return false; }
+
+ private:
+  [[noreturn]] void refuse() const;
+};
+
 enum class OpenMode : std::uint8_t {
   kRead,       // a regular file that is there, never through a link
   kReadWrite,  // the same

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <utility>
 
-#include "bezel/hooks/error.h"
 #include "bezel/hooks/store/hash.h"
 #include "bezel/hooks/store/shard_file.h"
 
@@ -17,7 +16,7 @@ constexpr std::size_t kMaxNamedBytes = 4;  // of the metadata, one by one
 constexpr std::size_t kMaxLines = 100;
 
 // A file with eight bytes that are others than on disk.
-class PatchedFile final : public File {
+class PatchedFile final : public ReadOnlyFile {
  public:
   PatchedFile(const File& file, std::uint64_t offset, std::uint64_t value)
       : file_(file), offset_(offset), value_(value) {}
@@ -32,16 +31,8 @@ class PatchedFile final : public File {
     }
     return n;
   }
-  std::size_t pwrite(std::uint64_t, std::span<const std::byte>) override { refuse(); }
-  void allocate(std::uint64_t) override { refuse(); }
-  void truncate(std::uint64_t) override { refuse(); }
-  void sync() override { refuse(); }
-  void make_read_only() override { refuse(); }
-  bool try_lock() override { refuse(); }
-  bool is_locked() const override { return false; }
 
  private:
-  [[noreturn]] void refuse() const { throw StoreError(path().string() + ": is only read"); }
   const File& file_;
   std::uint64_t offset_, value_;
 };

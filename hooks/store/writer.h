@@ -47,7 +47,8 @@ class Writer {
   /// Drops the open shard and removes its partial file; sealed shards stay.
   ~Writer();
 
-  /// Shards that this writer is to write, in order; empty for a finished store.
+  /// Shards that this writer is to write, in order; empty for a finished store. Of a repair these
+  /// are the damaged ones too.
   const std::vector<std::uint64_t>& todo() const;
   Rows rows_of(std::uint64_t shard) const;
   /// Bytes of disk that they take, metadata included.

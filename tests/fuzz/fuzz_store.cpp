@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using namespace store;  // NOLINT(google-build-using-namespace)
 
 // Files in memory, which nobody writes.
-class MemoryFile final : public File {
+class MemoryFile final : public ReadOnlyFile {
  public:
   MemoryFile(fs::path path, const std::string& bytes) : path_(std::move(path)), bytes_(bytes) {}
   const fs::path& path() const override { return path_; }
@@ -34,16 +34,8 @@ class MemoryFile final : public File {
     std::memcpy(into.data(), bytes_.data() + offset, n);
     return n;
   }
-  std::size_t pwrite(std::uint64_t, std::span<const std::byte>) override { refuse(); }
-  void allocate(std::uint64_t) override { refuse(); }
-  void truncate(std::uint64_t) override { refuse(); }
-  void sync() override { refuse(); }
-  void make_read_only() override { refuse(); }
-  bool try_lock() override { refuse(); }
-  bool is_locked() const override { return false; }
 
  private:
-  [[noreturn]] static void refuse() { throw Broken("a reader writes"); }
   fs::path path_;
   const std::string& bytes_;
 };

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // A file in memory.
-class MemoryFile final : public File {
+class MemoryFile final : public ReadOnlyFile {
  public:
   explicit MemoryFile(std::string& bytes) : bytes_(bytes) {}
   const fs::path& path() const override { return path_; }
@@ -25,13 +25,6 @@ class MemoryFile final : public File {
                 into.begin());
     return n;
   }
-  std::size_t pwrite(std::uint64_t, std::span<const std::byte>) override { return 0; }
-  void allocate(std::uint64_t) override {}
-  void truncate(std::uint64_t) override {}
-  void sync() override {}
-  void make_read_only() override {}
-  bool try_lock() override { return true; }
-  bool is_locked() const override { return false; }
 
  private:
   std::string& bytes_;

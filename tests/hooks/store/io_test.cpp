@@ -135,6 +135,27 @@ class SlowFile : public File {
   std::size_t n_left_;
 };
 
+TEST_F(Io, AFileThatIsOnlyReadRefusesEachChange) {
+  class Empty final : public ReadOnlyFile {
+   public:
+    const fs::path& path() const override { return path_; }
+    std::uint64_t size() const override { return 0; }
+    std::size_t pread(std::uint64_t, std::span<std::byte>) const override { return 0; }
+
+   private:
+    fs::path path_ = "empty";
+  };
+  Empty file;
+  const std::vector<std::function<void()>> changes = {[&] { file.pwrite(0, bytes_in("x")); },
+                                                      [&] { file.allocate(1); },
+                                                      [&] { file.truncate(0); },
+                                                      [&] { file.sync(); },
+                                                      [&] { file.make_read_only(); },
+                                                      [&] { file.try_lock(); }};
+  for (const auto& change : changes) EXPECT_EQ(refusal_of(change), "empty: is only read");
+  EXPECT_FALSE(file.is_locked());
+}
+
 TEST_F(Io, AShortWriteGoesOnWhereItStopped) {
   SlowFile patient(6), stuck(3);
   write_all(patient, 0, bytes_in("abcdef"));
