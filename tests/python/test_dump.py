@@ -311,7 +311,7 @@ def test_hooks_in_force_are_told_in_words(bridge: Any, tmp_path: Path) -> None:
     ("changed", "error", "told"),
     [
         ({"hooks": "blocks.0.hook_resid_pots"}, UnknownHookError, "hook_resid_post"),
-        ({"hooks": []}, ArgumentError, "names_filter is empty"),
+        ({"hooks": []}, ArgumentError, "nothing would be stored"),
         ({"dtype": torch.float16}, ArgumentError, "dtype is torch.float16"),
         ({"dtype": torch.int64}, ArgumentError, "dtype is torch.int64"),
         ({"batch": 0}, ArgumentError, "batch is 0"),

@@ -60,3 +60,24 @@ def test_the_index_shows_all_rows_and_nan_for_those_that_are_not_written(store: 
         assert np.isnan(resid[()][8:16]).all()
         assert np.isnan(z[()][8:16]).all()
         assert_array_equal(file["rows/token_id"][8:16], [-1] * 8)
+
+
+def test_a_shard_holds_one_entry(store: Path) -> None:
+    with h5py.File(store / "shard-000002.h5", "r") as file:
+        mean, count = file["reduce/resid:mean"], file["reduce/resid:count"]
+        assert [dim.label for dim in mean.dims] == ["shard", "d_model"]
+        assert [dim.label for dim in count.dims] == ["shard"]
+        assert_array_equal(mean[()], [2 + np.arange(8) / 8])
+        assert_array_equal(count[()], [4])
+        assert file["checksums/reduce/resid:mean"].shape == (1,)
+
+
+def test_the_index_shows_them_by_the_shards_number(store: Path) -> None:
+    with h5py.File(store / "index.h5", "r") as file:
+        mean, count = file["reduce/resid:mean"], file["reduce/resid:count"]
+        assert [dim.label for dim in mean.dims] == ["shard", "d_model"]
+        assert mean.shape == (3, 8)
+        assert_array_equal(mean[0], np.arange(8) / 8)
+        assert np.isnan(mean[1]).all(), "shard 1 is not written"
+        assert_array_equal(mean[2], 2 + np.arange(8) / 8)
+        assert_array_equal(count[()], [8, -1, 4])
