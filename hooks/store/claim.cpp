@@ -50,7 +50,7 @@ bool has_manifest(const Request& request) {
   const bool is_there = request.io.exists(request.folder / kManifestName);
   if (!is_there && request.start == Start::kRepair)
     throw StoreError(request.folder.string() + ": has no " + kManifestName +
-                     "; without it nothing can be repaired");
+                     "; without it nothing can be repaired: put a copy of it there, or dump anew");
   return is_there;
 }
 

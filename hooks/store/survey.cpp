@@ -115,16 +115,18 @@ Survey survey(Io& io, const fs::path& folder) {
                .partials = {},
                .findings = {}};
   found.id = sha256_hex(found.manifest_text);
-  for (const std::string& name : io.list(folder)) {
+  // Listed before the journals are read: beside running writers, each of these shards but one for
+  // each writer has its record by then.
+  const std::vector<std::string> names = io.list(folder);
+  for (const std::string& name : names) {
     if (const auto rank = rank_of_journal(name))
       found.journals.emplace(*rank, read_journal(io, folder / name, found.id));
   }
   if (!take_manifest(found)) return found;
   note_traces(found);
   for (const auto& [rank, journal] : found.journals) take_records(found, rank, journal);
-  // Listed after the journals were read: what they record is there by now.
   std::size_t n_writers = 0;
-  for (const std::string& name : io.list(folder)) {
+  for (const std::string& name : names) {
     if (rank_of_lock(name)) ++n_writers;
     if (rank_of_partial(name)) found.partials.push_back(name);
     const auto shard = shard_of_name(name);

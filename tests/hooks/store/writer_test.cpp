@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -188,6 +189,44 @@ TEST(Writer, RanksOfOneRunWriteSideBySide) {
   for (std::thread& rank : ranks) rank.join();
   EXPECT_EQ(check_text(folder / "acts", true, false), "");
   expect_all_rows(folder / "acts");
+}
+
+TEST(Writer, ShardsSealedWhileAStoreIsLookedAtAreNoDamage) {
+  // Journals as they were when they were opened; then the writer goes on to its end.
+  class Snapshot final : public ReadOnlyFile {
+   public:
+    explicit Snapshot(std::string bytes) : bytes_(std::move(bytes)) {}
+    const std::filesystem::path& path() const override { return path_; }
+    std::uint64_t size() const override { return bytes_.size(); }
+    std::size_t pread(std::uint64_t, std::span<std::byte> into) const override {
+      std::ranges::copy(std::as_bytes(std::span(bytes_)), into.begin());
+      return bytes_.size();
+    }
+
+   private:
+    std::filesystem::path path_ = "journal";
+    std::string bytes_;
+  };
+  class Late : public FaultyIo {
+   public:
+    explicit Late(std::function<void()> meanwhile) : meanwhile_(std::move(meanwhile)) {}
+    std::unique_ptr<File> open(const std::filesystem::path& path, OpenMode mode) override {
+      if (!rank_of_journal(path.filename())) return FaultyIo::open(path, mode);
+      auto snapshot = std::make_unique<Snapshot>(bytes_of(path));
+      if (auto meanwhile = std::exchange(meanwhile_, nullptr)) meanwhile();
+      return snapshot;
+    }
+
+   private:
+    std::function<void()> meanwhile_;
+  };
+  const TempFolder folder;
+  const Manifest manifest = small_manifest();
+  Writer writer(folder / "acts", manifest);
+  Late io([&] { fill(writer, manifest, 3); });
+  const Survey found = survey(io, folder / "acts");
+  EXPECT_TRUE(found.findings.empty()) << to_string(found.findings.front());
+  EXPECT_EQ(survey(io, folder / "acts").n_rows(), 21U);
 }
 
 TEST(Writer, AReaderBesideAWriterSeesWhatIsRecorded) {
