@@ -59,12 +59,12 @@ class TensorWriter {
  public:
   TensorWriter(const std::filesystem::path& folder, const Manifest& manifest,
                store::WriterOptions options)
-      : manifest_(checked(manifest)) {
+      : datasets_(store::datasets_of(manifest)) {
     options.progress = [this](const store::Progress& progress) {
       const std::lock_guard lock(mutex_);
       progress_ = progress;
     };
-    writer_ = std::make_unique<store::Writer>(folder, manifest_, std::move(options));
+    writer_ = std::make_unique<store::Writer>(folder, manifest, std::move(options));
   }
 
   store::Writer& writer() const {
@@ -87,9 +87,8 @@ class TensorWriter {
 
  private:
   void check(const std::string& name, const at::Tensor& rows) const {
-    const auto datasets = store::datasets_of(manifest_);
-    const auto wanted = std::ranges::find(datasets, name, &store::Dataset::name);
-    if (wanted == datasets.end()) return;  // the writer says so
+    const auto wanted = std::ranges::find(datasets_, name, &store::Dataset::name);
+    if (wanted == datasets_.end()) return;  // the writer says so
     const auto shape = shape_of(*wanted, rows.dim() == 0 ? 0 : rows.size(0));
     if (rows.sizes() == at::IntArrayRef(shape) && rows.scalar_type() == type_of(wanted->dtype) && rows.is_contiguous() &&
         rows.is_cpu())
@@ -100,7 +99,7 @@ class TensorWriter {
                         c10::str(at::IntArrayRef(shape)) + " on the CPU");
   }
 
-  Manifest manifest_;
+  std::vector<store::Dataset> datasets_;
   mutable std::mutex mutex_;
   store::Progress progress_;
   std::unique_ptr<store::Writer> writer_;
@@ -129,11 +128,15 @@ at::Tensor read_shard(const store::Reader& reader, const std::string& name, std:
   return entry;
 }
 
-// Rows [row] int64 in any order; neighbours in one read.
-at::Tensor read_rows(const store::Reader& reader, const std::string& name,
-                     const at::Tensor& index) {
+// Rows [row] int64 in any order; neighbours in one read. `room` is for at least as many, and is
+// where they go.
+at::Tensor read_rows(const store::Reader& reader, const std::string& name, const at::Tensor& index,
+                     const std::optional<at::Tensor>& room) {
   const auto& dataset = reader.dataset(name);
-  const auto rows = empty_rows(dataset, index.size(0));
+  const auto rows = room ? room->narrow(0, 0, index.size(0)) : empty_rows(dataset, index.size(0));
+  if (rows.sizes() != at::IntArrayRef(shape_of(dataset, index.size(0))) ||
+      rows.scalar_type() != type_of(dataset.dtype) || !rows.is_contiguous() || !rows.is_cpu())
+    throw ArgumentError("\"" + name + "\": the room is for other rows");
   const py::gil_scoped_release released;
   const auto wanted = index.to(at::kLong).contiguous();
   const auto* at = wanted.const_data_ptr<std::int64_t>();
@@ -279,7 +282,8 @@ void bind_reader(py::module_& module) {
                              })
       .def("read_shard", &read_shard, py::arg("name"), py::arg("shard"))
       .def("read", &read, py::arg("name"), py::arg("first"), py::arg("n"))
-      .def("read_rows", &read_rows, py::arg("name"), py::arg("rows"));
+      .def("read_rows", &read_rows, py::arg("name"), py::arg("rows"),
+           py::arg("room") = py::none());
 }
 
 }  // namespace

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from typing import NamedTuple
 
 import torch
 
-from bezel import errors
+from bezel import _C, errors
 from bezel.bridge import Bridge
+from bezel.dump import dump
 from bezel.hooks import Hook, HookPair
+from bezel.store import ActivationStore
 
 _NANO = Path(__file__).resolve().parents[2] / "tests" / "data" / "nano"
 _N_HEADS_SHOWN = 8
@@ -117,6 +120,23 @@ def check_against_transformers(b: Bridge, tokens: torch.Tensor, folder: Path) ->
     return agrees
 
 
+def show_dump(b: Bridge, tokens: torch.Tensor) -> bool:
+    """Dumps the stream behind every block, and checks the store; True when it is sound."""
+    name = f"blocks.{b.cfg.n_layers - 1}.hook_resid_post"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "acts"
+        report = dump(b, tokens, folder, "blocks.*.hook_resid_post", verbose=False)
+        findings, n_rows, total = _C.store_check(folder, True, None)
+        _, cache = b.run_with_cache(tokens, "blocks.*.hook_resid_post", return_type=None)
+        rows = ActivationStore(folder, out="torch")[name][:]
+        holds = not findings and n_rows == total and torch.equal(rows, cache[name].flatten(0, 1))
+        print(
+            f"{report.rows} rows of {b.cfg.n_layers} names, {report.n_bytes / 1e6:.2f} MB; "
+            f"{'sound, and the values of the run' if holds else 'NOT WHAT THE RUN GAVE'}"
+        )
+    return bool(holds)
+
+
 def run(model: str | None, prompt: str | None) -> bool:
     """The demonstration; True when everything that it checks holds."""
     watch = Stopwatch()
@@ -142,6 +162,9 @@ def run(model: str | None, prompt: str | None) -> bool:
                 show_heads(b, tokens, _INDIRECT_OBJECT)
         with watch.part("the same logits as transformers"):
             holds = check_against_transformers(b, tokens, _NANO)
+    if _C.has_store:
+        with watch.part("activations on disk: a dump, checked byte by byte"):
+            holds &= show_dump(b, tokens)
     watch.report()
     return holds
 

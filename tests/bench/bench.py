@@ -19,6 +19,7 @@ from bench_generate import bench_generation
 from bench_media import media_memory, media_tables
 from bench_patching import bench_attribution, bench_sweep
 from bench_runs import bench_edits, bench_loading, bench_memory, bench_model
+from bench_store import bench_stores
 from models import E2B_WIDTH, TINY
 from report import write_section
 
@@ -57,7 +58,12 @@ def speed_tables(seconds: float, programs: Path) -> Tables:
 def sections(seconds: float, programs: Path) -> dict[str, Tables]:
     """The tables of each section of a page."""
     media: Tables = {"media": lambda: media_tables(seconds), "memory-media": media_memory}
-    return {"speed": speed_tables(seconds, programs), "speed of encoders": media}
+    stores: Tables = {"store": lambda: bench_stores(seconds)}
+    return {
+        "speed": speed_tables(seconds, programs),
+        "speed of encoders": media,
+        "speed of stores": stores,
+    }
 
 
 def main() -> int:

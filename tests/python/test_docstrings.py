@@ -59,10 +59,13 @@ def methods_of(kind: type) -> list[tuple[str, Any]]:
 
 
 def known() -> dict[str, Any]:
-    """What an example may take as given: the package, the shipped model, a run of it, its SAE."""
+    """What an example may take as given: the package, the shipped model, a run, a store, an SAE."""
     b = bezel.Bridge.from_pretrained("tests/data/nano")
     _, cache = b.run_with_cache("As Emma knows , the capital of France is")
     sae = bezel.SAE.load_from_disk("tests/data/nano_sae")
+    texts = ["Emma knows", "As Emma knows , the capital of France is"]
+    name = "blocks.3.hook_resid_post"
+    bezel.dump(b, texts, "acts", name, verbose=False, resume=True)
     given: dict[str, Any] = {"bezel": bezel, "torch": torch, "b": b, "cache": cache, "sae": sae}
     for module in (bezel.patching, bezel.utils):
         given |= {name: getattr(module, name) for name in module.__all__}

@@ -51,7 +51,7 @@ class DumpReport:
 
     Example:
         >>> name = "blocks.3.hook_resid_post"
-        >>> report = bezel.dump(b, ["Emma knows"], "acts", name, verbose=False)
+        >>> report = bezel.dump(b, ["Emma knows"], "one_text", name, verbose=False)
         >>> report.rows, report.total_rows
         (3, 3)
     """
@@ -133,8 +133,8 @@ def dump(  # noqa: PLR0913  the settings of a dump
 
     Example:
         >>> texts = ["Emma knows", "As Emma knows , the capital of France is"]
-        >>> report = bezel.dump(b, texts, "acts", "blocks.*.hook_resid_post", verbose=False)
-        >>> bezel.ActivationStore("acts")["blocks.3.hook_resid_post"].shape
+        >>> report = bezel.dump(b, texts, "stream", "blocks.*.hook_resid_post", verbose=False)
+        >>> bezel.ActivationStore("stream")["blocks.3.hook_resid_post"].shape
         (13, 96)
     """
     want_store()

@@ -4,4 +4,5 @@ import sys
 
 from bezel.main import main
 
-sys.exit(main(["dump", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["dump", *sys.argv[1:]]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bezel import _C
-from bezel.dump.batches import Batches
+from bezel.dump.batches import Batch, Batches
 from bezel.dump.columns import Column
 from bezel.dump.reductions import Reductions
 from bezel.moments import Moments
@@ -25,10 +25,12 @@ class Made:
     """What a batch gives.
 
     Attributes:
+        labels: Of the rows.
         stored: Rows that go to the store as they are: on the CPU, contiguous.
         reduced: Rows of values whose shards keep statistics: where the model is.
     """
 
+    labels: Rows = field(default_factory=dict)
     stored: Rows = field(default_factory=dict)
     reduced: Rows = field(default_factory=dict)
 
@@ -66,8 +68,8 @@ class Source:
                 torch.from_numpy(batch.tokens),
                 list(dict.fromkeys(c.name for c in (*self.columns, *self.reductions.columns))),
                 dtype=self.dtype,
-                attention_mask=torch.from_numpy(batch.valid).long(),
                 return_type=None,
+                **self._mask(batch),
             )
         kept = None if batch.kept.all() else torch.from_numpy(batch.kept).to(self.b.device)
         made = Made(batch.labels())
@@ -79,6 +81,13 @@ class Source:
             made.reduced[whole.of.name] = whole.of.rows(cache[whole.of.name], kept)
         made.stored = {name: rows.cpu().contiguous() for name, rows in made.stored.items()}
         return made
+
+    def _mask(self, batch: Batch) -> dict[str, Any]:
+        """None where the tokens need none: a run without a mask takes less time."""
+        outermost = batch.tokens[:, [0, -1]]  # padding ids there would be taken for padding
+        if batch.valid.all() and not (outermost == self.b.cfg.pad_token_id).any():
+            return {}
+        return {"attention_mask": torch.from_numpy(batch.valid).long()}
 
 
 def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None]) -> None:
@@ -93,17 +102,21 @@ def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None
     for shard in writer.todo:
         first, n = writer.rows_of(shard)
         writer.begin(shard)
+        labels: list[Rows] = []
         moments: dict[str, Moments] = {}
         for i in source.batches.of_rows(first, n):
             begin, end = int(first_rows[i]), int(first_rows[i + 1])
             part = slice(max(first, begin) - begin, min(first + n, end) - begin)
             made = source.made(i)
+            labels.append({name: rows[part] for name, rows in made.labels.items()})
             for name, rows in made.stored.items():
                 writer.put(name, rows[part])
             for one in source.reductions.by_shard:
                 rows = made.reduced[one.of.name][part]
                 moments[one.of.name] = one.add(moments.get(one.of.name), rows)
             progress(part.stop - part.start)
+        for name in labels[0]:  # at once: they are small, and many writes are not
+            writer.put(name, torch.cat([rows[name] for rows in labels]))
         for one in source.reductions.by_shard:
             for name, entry in one.entries(moments[one.of.name]).items():
                 writer.put(name, entry)

@@ -118,6 +118,10 @@ class ActivationStore(Mapping[str, StoredRows]):
         Raises:
             ArgumentError: The store has no such label.
             StoreError: The store is not complete.
+
+        Example:
+            >>> bezel.ActivationStore("acts").label("position")[:4].tolist()
+            [0, 1, 2, 0]
         """
         if name not in self._columns or name not in LABELS:
             raise ArgumentError(

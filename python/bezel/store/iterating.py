@@ -23,6 +23,7 @@ from bezel import _C
 from bezel.errors import ArgumentError
 
 Integers = npt.NDArray[np.int64]
+Rows = dict[str, torch.Tensor]
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 256 << 20
 _CHUNKS_IN_BUFFER = 16  # at least: rows of a batch come from so many places
@@ -134,6 +135,26 @@ class Order:
             begin = upto
 
 
+@dataclass(frozen=True)
+class Buffer:
+    """Rows as they lie on the disk, and in which order the pass gives them.
+
+    Attributes:
+        values: By name [row …].
+        places: int64 [row], in the order of the pass; None: as they lie.
+    """
+
+    values: Rows
+    places: torch.Tensor | None
+
+    def copied(self, name: str, part: slice) -> torch.Tensor:
+        """Some rows of the pass, in memory of their own."""
+        values = self.values[name]
+        if self.places is None:
+            return values[part].clone()
+        return values.index_select(0, self.places[part])
+
+
 class RowBatches(Iterator[dict[str, torch.Tensor]]):
     """An iterator over the batches of one pass; `ActivationStore.iter_batches` makes it.
 
@@ -170,9 +191,10 @@ class RowBatches(Iterator[dict[str, torch.Tensor]]):
         self._key = f"{reader.id} {list(names)} {self._order.key}"
         self._n_given = _n_given(start_state, self._key)
         self._pool = ThreadPoolExecutor(workers) if workers else None
-        self._ahead: deque[tuple[int, Future[dict[str, torch.Tensor]]]] = deque()
+        self._ahead: deque[tuple[int, Future[Buffer]]] = deque()
         self._n_ahead = max(1, workers)
-        self._held: tuple[int, dict[str, torch.Tensor]] = (-1, {})
+        self._held: tuple[int, Buffer | None] = (-1, None)
+        self._rooms: list[Rows] = []  # of buffers that were given whole
 
     @property
     def state(self) -> BatchState:
@@ -192,8 +214,9 @@ class RowBatches(Iterator[dict[str, torch.Tensor]]):
             raise StopIteration
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in self._names}
         for i, part in self._order.parts(self._n_given):
-            for name, values in self._buffer(i).items():
-                parts[name].append(values[part])
+            buffer = self._buffer(i)
+            for name in self._names:
+                parts[name].append(buffer.copied(name, part))
         self._n_given += 1
         return {name: self._joined(several) for name, several in parts.items()}
 
@@ -205,40 +228,57 @@ class RowBatches(Iterator[dict[str, torch.Tensor]]):
         self._ahead.clear()
 
     def _joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        whole = parts[0].clone() if len(parts) == 1 else torch.cat(parts)
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole if self._device is None else whole.to(self._device)
 
-    def _buffer(self, i: int) -> dict[str, torch.Tensor]:
-        if self._held[0] != i:
-            self._held = (-1, {})
-            self._held = (i, self._awaited(i))
-        return self._held[1]
+    def _buffer(self, i: int) -> Buffer:
+        at, held = self._held
+        if at == i and held is not None:
+            return held
+        if held is not None:
+            self._rooms.append(held.values)
+        self._held = (-1, None)
+        found = self._awaited(i)
+        self._held = (i, found)
+        return found
 
-    def _awaited(self, i: int) -> dict[str, torch.Tensor]:
+    def _awaited(self, i: int) -> Buffer:
         if self._pool is None:
-            return self._read(i)
-        while self._ahead and self._ahead[0][0] < i:
-            self._ahead.popleft()
+            return self._read(i, self._room())
         first = self._ahead[-1][0] + 1 if self._ahead else i
-        for next_one in range(first, min(i + 1 + self._n_ahead, len(self._order))):
-            self._ahead.append((next_one, self._pool.submit(self._read, next_one)))
+        for number in range(first, min(i + 1 + self._n_ahead, len(self._order))):
+            self._ahead.append((number, self._pool.submit(self._read, number, self._room())))
         return self._ahead.popleft()[1].result()
 
-    def _read(self, i: int) -> dict[str, torch.Tensor]:
-        return read_rows(self._reader, self._names, self._order.buffer(i))
+    def _room(self) -> Rows | None:
+        return self._rooms.pop() if self._rooms else None
+
+    def _read(self, i: int, room: Rows | None) -> Buffer:
+        return read_buffer(self._reader, self._names, self._order.buffer(i), room)
 
 
-def read_rows(
-    reader: _C.StoreReader, names: Sequence[str], rows: Integers
-) -> dict[str, torch.Tensor]:
-    """Rows in any order, of several names: ascending from the disk, then as they were asked for."""
+def read_buffer(
+    reader: _C.StoreReader, names: Sequence[str], rows: Integers, room: Rows | None
+) -> Buffer:
+    """Rows in any order, ascending from the disk.
+
+    Args:
+        reader: Of the store.
+        names: Of values and labels.
+        rows: Their numbers.
+        room: Where they go, if they fit: memory that the system need not clear again.
+    """
     ascending = np.argsort(rows, kind="stable")
     on_disk = torch.from_numpy(rows[ascending])
-    found = {name: reader.read_rows(name, on_disk) for name in names}
+    if room is not None and any(len(values) < len(rows) for values in room.values()):
+        room = None
+    found = {
+        name: reader.read_rows(name, on_disk, None if room is None else room[name])
+        for name in names
+    }
     if bool((ascending[:-1] < ascending[1:]).all()):
-        return found
-    back = torch.from_numpy(np.argsort(ascending, kind="stable"))
-    return {name: values.index_select(0, back) for name, values in found.items()}
+        return Buffer(found, None)
+    return Buffer(found, torch.from_numpy(np.argsort(ascending, kind="stable")))
 
 
 def order_of(  # noqa: PLR0913  the settings of a pass

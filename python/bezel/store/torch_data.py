@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from bezel.store import ActivationStore
-from bezel.store.iterating import Integers, Order, order_of, read_rows
+from bezel.store.iterating import Integers, Order, order_of, read_buffer
 
 
 class StoreDataset(IterableDataset[dict[str, torch.Tensor]]):
@@ -69,7 +69,9 @@ class StoreDataset(IterableDataset[dict[str, torch.Tensor]]):
                 if held[0] != i:
                     held = (i, order.buffer(i))
                 rows.append(held[1][part])
-            yield read_rows(self.store._reader, self.names, np.concatenate(rows))
+            wanted = np.concatenate(rows)
+            read = read_buffer(self.store._reader, self.names, wanted, None)
+            yield {name: read.copied(name, slice(None)) for name in self.names}
 
     def _order(self) -> Order:
         seed = self.seed if self.shuffle else None
