@@ -11,6 +11,7 @@
 
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/store/check.h"
+#include "bezel/hooks/store/hash.h"
 #include "bezel/hooks/store/index.h"
 #include "bezel/hooks/store/info.h"
 #include "bezel/hooks/store/merge.h"
@@ -192,6 +193,15 @@ void merge_stores(const std::vector<std::filesystem::path>& sources,
   });
 }
 
+// XXH3-64 of the bytes of a tensor on the CPU.
+std::uint64_t hash_of(const at::Tensor& values) {
+  const py::gil_scoped_release released;
+  const auto plain = values.contiguous();
+  store::Xxh3 hash;
+  hash.update({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
+  return hash.digest64();
+}
+
 store::Start start_named(const std::string& word) {
   if (word == "new") return store::Start::kNew;
   if (word == "resume") return store::Start::kResume;
@@ -321,6 +331,7 @@ void bind_store(py::module_& module) {
   module.def("store_check", &check_store, py::arg("folder"), py::arg("full"), py::arg("progress"));
   module.def("store_merge", &merge_stores, py::arg("stores"), py::arg("out"),
              py::arg("progress"));
+  module.def("store_hash", &hash_of);
   module.def("store_info", [](const std::filesystem::path& folder) {
     const auto io = store::make_posix_io();
     return store::info_text(*io, folder);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bezel/bridge/loss.h"
+#include "bezel/hooks/allocator.h"
 
 namespace bezel::verify {
 namespace {
@@ -57,6 +58,8 @@ SeenHead seen_head(const bridge::Bridge& model, const HeadInput& input,
   Parts parts;
   for (std::int64_t first = 0; first < n_pos; first += n_at_once) {
     parts.take(model, input, reference, first, std::min(n_at_once, n_pos - first));
+    // What is kept lies in the room that these logits had: the next ones would find none.
+    hooks::give_back_freed();
   }
   SeenHead seen{.kept = {}, .logits = joined(parts.logits)};
   for (const auto& [name, values] : parts.kept) seen.kept[name] = at::cat(values, 1);

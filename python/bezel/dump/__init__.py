@@ -139,11 +139,14 @@ def dump(  # noqa: PLR0913  the settings of a dump
     """
     want_store()
     _check_edits(b, edits)
-    Layout(batch, length, pack)  # refuses sizes before the corpus is read
     who = find_rank() if rank is None else rank
-    read = open_corpus(corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column)
     kept = checked_positions(positions)
-    layout = Layout(batch, length, pack).fitted_to(read)
+    layout = Layout(batch, length, pack)
+    _columns(b, hooks, reduce or {}, dtype, (1, length))  # refuses names before the corpus is read
+    read = open_corpus(
+        corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column, verbose
+    )
+    layout = layout.fitted_to(read)
     columns, reductions = _columns(b, hooks, reduce or {}, dtype, (1, layout.length))
     layout = replace(layout, is_wide=has_keys([*columns, *reductions.columns]))
     batches = Batches(read, layout, kept, b.cfg.bos_token_id)

@@ -12,17 +12,26 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm.auto import tqdm
 
 from bezel.errors import ArgumentError
 
 Source: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor | Iterable[Any]"
 Ids: TypeAlias = npt.NDArray[Any]
 _TOKENS_AT_ONCE = 1 << 22  # looked at, hashed
+_SECONDS_BEFORE_BAR = 1.0
+
+
+class Flat(NamedTuple):
+    """Ids [token] of all documents, and where each ends."""
+
+    ids: Ids
+    ends: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,11 @@ class Corpus:
 
 
 def open_corpus(
-    source: Source, encode: Callable[[str], Sequence[int]], d_vocab: int, column: str | None
+    source: Source,
+    encode: Callable[[str], Sequence[int]],
+    d_vocab: int,
+    column: str | None = None,
+    verbose: bool = False,
 ) -> Corpus:
     """Reads or opens a corpus.
 
@@ -60,25 +73,26 @@ def open_corpus(
         encode: A text → token ids.
         d_vocab: Ids are below this.
         column: Of JSON lines and datasets: the field with a text or with ids.
+        verbose: Show how many documents were read, where that takes longer.
 
     Raises:
         ArgumentError: For what is none of these, for ids outside the vocabulary, for no tokens.
     """
-    if isinstance(source, str | Path):
-        ids, ends = _of_path(Path(source), encode, column)
-    elif isinstance(source, np.ndarray | torch.Tensor):
-        array = source.cpu().numpy() if isinstance(source, torch.Tensor) else source
-        ids, ends = _of_array(array, None, "the corpus")
-    else:
-        ids, ends = _spooled(source, encode, column)
-    return Corpus(ids, ends, _fingerprint(ids, ends, d_vocab))
+    found = _of_path(Path(source)) if isinstance(source, str | Path) else source
+    if isinstance(found, np.ndarray | torch.Tensor):
+        array = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
+        found = _of_array(array, None, "the corpus")
+    if not isinstance(found, Flat):
+        shown = tqdm(
+            found, "reading", unit=" documents", disable=not verbose, delay=_SECONDS_BEFORE_BAR
+        )
+        found = _spooled(shown, encode, column)
+    return Corpus(found.ids, found.ends, _fingerprint(found.ids, found.ends, d_vocab))
 
 
-def _of_path(
-    path: Path, encode: Callable[[str], Sequence[int]], column: str | None
-) -> tuple[Ids, npt.NDArray[np.int64]]:
+def _of_path(path: Path) -> Flat | Iterable[Any]:
     if path.is_dir():
-        return _spooled(_dataset(path), encode, column)
+        return _dataset(path)
     readers: dict[str, Callable[[Path], Any]] = {
         ".npy": _npy, ".npz": _npz, ".jsonl": _json_lines, ".txt": _lines,
     }  # fmt: skip
@@ -89,18 +103,18 @@ def _of_path(
             f"the corpus is {path}; wanted .npy or .npz (ids), .jsonl, .txt (a text a line) or the "
             "folder of a Hugging Face dataset"
         )
-    found = readers[path.suffix](path)
-    return found if isinstance(found, tuple) else _spooled(found, encode, column)
+    found: Flat | Iterable[Any] = readers[path.suffix](path)
+    return found
 
 
-def _npy(path: Path) -> tuple[Ids, npt.NDArray[np.int64]]:
+def _npy(path: Path) -> Flat:
     try:
         return _of_array(np.load(path, mmap_mode="r", allow_pickle=False), None, str(path))
     except (OSError, ValueError) as error:
         raise ArgumentError(f"the corpus {path} could not be read: {error}") from error
 
 
-def _npz(path: Path) -> tuple[Ids, npt.NDArray[np.int64]]:
+def _npz(path: Path) -> Flat:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -114,7 +128,7 @@ def _npz(path: Path) -> tuple[Ids, npt.NDArray[np.int64]]:
     return _of_array(found["tokens"], found.get("lengths"), str(path))
 
 
-def _of_array(array: Ids, lengths: Ids | None, what: str) -> tuple[Ids, npt.NDArray[np.int64]]:
+def _of_array(array: Ids, lengths: Ids | None, what: str) -> Flat:
     """[document pos], of which lengths are used; or [token], cut by lengths."""
     if array.ndim not in (1, 2) or array.dtype.kind not in "iu" or array.size == 0:
         raise ArgumentError(
@@ -124,13 +138,13 @@ def _of_array(array: Ids, lengths: Ids | None, what: str) -> tuple[Ids, npt.NDAr
         lengths = _checked_lengths(lengths, array, what)
     if array.ndim == 1:
         used = np.array([array.size]) if lengths is None else lengths
-        return array, np.cumsum(used, dtype=np.int64)
+        return Flat(array, np.cumsum(used, dtype=np.int64))
     n, width = array.shape
     used = np.full(n, width) if lengths is None else lengths
     if int(used.min()) == width:
-        return array.reshape(-1), np.cumsum(used, dtype=np.int64)
+        return Flat(array.reshape(-1), np.cumsum(used, dtype=np.int64))
     ids = np.concatenate([row[:length] for row, length in zip(array, used, strict=True)])
-    return ids, np.cumsum(used, dtype=np.int64)
+    return Flat(ids, np.cumsum(used, dtype=np.int64))
 
 
 def _checked_lengths(lengths: Ids, array: Ids, what: str) -> Ids:
@@ -184,7 +198,7 @@ def _dataset(path: Path) -> Iterable[Any]:
 
 def _spooled(
     documents: Iterable[Any], encode: Callable[[str], Sequence[int]], column: str | None
-) -> tuple[Ids, npt.NDArray[np.int64]]:
+) -> Flat:
     ends: list[int] = []
     n_tokens = 0
     with tempfile.TemporaryFile(prefix="bezel-corpus-") as file:
@@ -197,7 +211,7 @@ def _spooled(
         if not n_tokens:
             raise ArgumentError("the corpus has no tokens")
         # The mapping outlives the name and the file object.
-        return np.memmap(file, dtype="<i4", mode="r"), np.array(ends, dtype=np.int64)
+        return Flat(np.memmap(file, dtype="<i4", mode="r"), np.array(ends, dtype=np.int64))
 
 
 def _ids_of(

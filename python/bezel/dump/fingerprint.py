@@ -13,14 +13,13 @@ from bezel import _C
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
-_BYTES_AT_ONCE = 1 << 26
-
 
 def model_fingerprint(b: Bridge) -> dict[str, Any]:
     """Of the model as it is in memory, with folded or edited weights.
 
     Returns:
-        family, n_layers, d_model, dtype, and weights: a SHA-256 of names, dtypes, shapes, bytes.
+        family, n_layers, d_model, dtype, and weights: a SHA-256 of names, dtypes, shapes, and
+        XXH3-64 of the bytes.
     """
     return {
         "family": b.cfg.family,
@@ -35,14 +34,12 @@ def _digest(weights: list[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights, key=lambda named: named[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-        for begin in range(0, flat.numel(), _BYTES_AT_ONCE):
-            digest.update(flat[begin : begin + _BYTES_AT_ONCE].cpu().numpy().data)
+        digest.update(_C.store_hash(tensor.detach().cpu()).to_bytes(8, "little"))
     return digest.hexdigest()
 
 
 def sae_fingerprints(b: Bridge) -> list[dict[str, Any]]:
-    """Of the SAEs that are attached: place, error term, and a SHA-256 as of a model's weights."""
+    """Of the SAEs that are attached: place, error term, and a digest as of a model's weights."""
     found = []
     for place, attached in b._attached().items():
         weights = [(name, tensor) for name, tensor in attached.sae.state_dict().items()]
