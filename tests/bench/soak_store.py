@@ -8,7 +8,7 @@ beside what the process had before. `make bench` leaves it out.
 from __future__ import annotations
 
 import argparse
-import shutil
+import contextlib
 import sys
 import tempfile
 import threading
@@ -37,16 +37,30 @@ class StopError(Exception):
     """The time is over."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--folder", type=Path, help="where the store goes")
-    arguments = parser.parse_args()
-    before = resident_bytes()
-    b = bezel.Bridge.from_pretrained(str(NANO))
-    batch_bytes = BATCH * LENGTH * b.cfg.d_model * 4
-    weights = sum(w.nbytes for _, w in b.named_weights())
-    deadline = time.monotonic() + 60 * arguments.minutes
+class Watcher:
+    """Notes resident bytes in a thread of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        """Every so many seconds, beside what there is now."""
+        self.seconds, self.before, self.notes = seconds, resident_bytes(), list[int]()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.ended.wait(self.seconds):
+            self.notes.append(resident_bytes() - self.before)
+
+    def __enter__(self) -> Watcher:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+
+def dump_until(deadline: float, b: bezel.Bridge, folder: Path, n_rows: int) -> int:
+    """How many shards were sealed by then; they are removed."""
     run = bezel.Bridge.run_with_cache
 
     def until_then(*given: object, **options: object) -> object:
@@ -54,37 +68,34 @@ def main() -> int:
             raise StopError
         return run(*given, **options)  # type: ignore[arg-type]
 
-    peaks: list[int] = []
-    ended = threading.Event()
+    bezel.Bridge.run_with_cache = until_then  # type: ignore[method-assign, assignment]
+    tokens = np.random.default_rng(0).integers(3, 200, (n_rows, LENGTH), dtype=np.uint16)
+    np.save(folder / "tokens.npy", tokens)
+    del tokens
+    with contextlib.suppress(StopError):
+        bezel.dump(
+            b, folder / "tokens.npy", folder / "acts", NAME, batch=BATCH, length=LENGTH,
+            rows_per_shard=1 << 18, verbose=False,
+        )  # fmt: skip
+    return len(list((folder / "acts").glob("shard*.h5")))
 
-    def watch() -> None:
-        while not ended.wait(6 * arguments.minutes):
-            peaks.append(resident_bytes() - before)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    rows = int(arguments.minutes * 60 * 1000) + 1000  # more than any machine runs in the time
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        tokens = Path(folder) / "tokens.npy"
-        np.save(tokens, np.random.default_rng(0).integers(3, 200, (rows, LENGTH), dtype=np.uint16))
-        bezel.Bridge.run_with_cache = until_then  # type: ignore[method-assign, assignment]
-        try:
-            bezel.dump(
-                b, tokens, Path(folder) / "acts", NAME, batch=BATCH, length=LENGTH,
-                rows_per_shard=1 << 18, verbose=False,
-            )  # fmt: skip
-        except StopError:
-            pass
-        finally:
-            ended.set()
-            watcher.join()
-            n_shards = len(list((Path(folder) / "acts").glob("shard*.h5")))
-            shutil.rmtree(folder, ignore_errors=True)
-    allowed = weights + 2 * batch_bytes + _ALLOWED
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--folder", type=Path, help="where the store goes")
+    arguments = parser.parse_args()
+    seconds = 60 * arguments.minutes
+    with Watcher(seconds / 10) as watcher, tempfile.TemporaryDirectory(dir=arguments.folder) as at:
+        b = bezel.Bridge.from_pretrained(str(NANO))
+        n_rows = int(seconds * 1000) + 1000  # more than any machine runs in the time
+        n_shards = dump_until(time.monotonic() + seconds, b, Path(at), n_rows)
+    weights = sum(w.nbytes for _, w in b.named_weights())
+    allowed = weights + 2 * BATCH * LENGTH * b.cfg.d_model * 4 + _ALLOWED
     print(f"{arguments.minutes:g} minutes, {n_shards} sealed shards of 100 MB")
-    print("resident beside the start, MiB:", " ".join(f"{peak / _MIB:.0f}" for peak in peaks))
+    print("resident beside the start, MiB:", " ".join(f"{n / _MIB:.0f}" for n in watcher.notes))
     print(f"allowed (weights, two batches, 256 MiB): {allowed / _MIB:.0f} MiB")
-    return 0 if max(peaks) <= allowed else 1
+    return 0 if max(watcher.notes) <= allowed else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help=f'start:stop:step, numbers with commas, "{LAST}" or "{NOT_BOS}" (all)',
     )
+    _add_how(add)
+
+
+def _add_how(add: Callable[..., Any]) -> None:
+    """How it is run and stored."""
     add("--dtype", choices=_DTYPES, help="of stored values (as computed)")
     add("--model-dtype", choices=_DTYPES, help="in which the model computes (as stored)")
     add("--batch", type=int, default=BATCH, metavar="N", help=f"rows of a run ({BATCH})")
