@@ -1,9 +1,8 @@
 // The activation store: manifests, the writer and the reader, with tensors as rows.
+#include <ATen/ATen.h>
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
-
-#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <array>
@@ -91,8 +90,8 @@ class TensorWriter {
     const auto wanted = std::ranges::find(datasets_, name, &store::Dataset::name);
     if (wanted == datasets_.end()) return;  // the writer says so
     const auto shape = shape_of(*wanted, rows.dim() == 0 ? 0 : rows.size(0));
-    if (rows.sizes() == at::IntArrayRef(shape) && rows.scalar_type() == type_of(wanted->dtype) && rows.is_contiguous() &&
-        rows.is_cpu())
+    if (rows.sizes() == at::IntArrayRef(shape) && rows.scalar_type() == type_of(wanted->dtype) &&
+        rows.is_contiguous() && rows.is_cpu())
       return;
     throw ArgumentError("\"" + name + "\": got " + std::string(c10::toString(rows.scalar_type())) +
                         " " + c10::str(rows.sizes()) + " on " + rows.device().str() +
@@ -218,9 +217,9 @@ store::Checksum checksum_named(const std::string& word) {
 
 void bind_writer(py::module_& module) {
   py::class_<TensorWriter>(module, "StoreWriter")
-      .def(py::init([](const std::filesystem::path& folder, const Manifest& manifest, const std::string& start,
-                       std::uint64_t rank, std::uint64_t n_ranks, const std::string& run,
-                       std::uint64_t queue_bytes) {
+      .def(py::init([](const std::filesystem::path& folder, const Manifest& manifest,
+                       const std::string& start, std::uint64_t rank, std::uint64_t n_ranks,
+                       const std::string& run, std::uint64_t queue_bytes) {
              const auto how = start_named(start);
              const py::gil_scoped_release released;
              return std::make_unique<TensorWriter>(
@@ -231,8 +230,8 @@ void bind_writer(py::module_& module) {
                                       .run = run,
                                       .queue_bytes = queue_bytes});
            }),
-           py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("start"),
-           py::arg("rank"), py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"))
+           py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("start"), py::arg("rank"),
+           py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"))
       .def_property_readonly("todo", [](const TensorWriter& own) { return own.writer().todo(); })
       .def_property_readonly("bytes_needed",
                              [](const TensorWriter& own) { return own.writer().bytes_needed(); })
@@ -247,8 +246,7 @@ void bind_writer(py::module_& module) {
              return py::make_tuple(rows.first, rows.n);
            })
       .def(
-          "begin",
-          [](const TensorWriter& own, std::uint64_t shard) { own.writer().begin(shard); },
+          "begin", [](const TensorWriter& own, std::uint64_t shard) { own.writer().begin(shard); },
           py::call_guard<py::gil_scoped_release>())
       .def("put", &TensorWriter::put, py::call_guard<py::gil_scoped_release>())
       .def(
@@ -259,20 +257,19 @@ void bind_writer(py::module_& module) {
 
 void bind_reader(py::module_& module) {
   py::class_<store::Reader, std::shared_ptr<store::Reader>>(module, "StoreReader")
-      .def(py::init([](const std::filesystem::path& folder, const std::string& checksum,
-                       bool trust) {
-             const auto parsed = checksum_named(checksum);
-             const py::gil_scoped_release released;
-             return std::make_shared<store::Reader>(
-                 folder,
-                 store::ReaderOptions{.checksum = parsed,
-                                      .trust = trust ? store::Trust::kRecordedBytes
-                                                     : store::Trust::kOwnBytesOnly});
-           }),
+      .def(py::init(
+               [](const std::filesystem::path& folder, const std::string& checksum, bool trust) {
+                 const auto parsed = checksum_named(checksum);
+                 const py::gil_scoped_release released;
+                 return std::make_shared<store::Reader>(
+                     folder, store::ReaderOptions{.checksum = parsed,
+                                                  .trust = trust ? store::Trust::kRecordedBytes
+                                                                 : store::Trust::kOwnBytesOnly});
+               }),
            py::arg("folder"), py::arg("checksum"), py::arg("trust"))
       .def_property_readonly("id", &store::Reader::id)
-      .def_property_readonly(
-          "manifest", [](const store::Reader& reader) { return to_text(reader.manifest()); })
+      .def_property_readonly("manifest",
+                             [](const store::Reader& reader) { return to_text(reader.manifest()); })
       .def_property_readonly("total_rows", &store::Reader::total_rows)
       .def_property_readonly("recorded",
                              [](const store::Reader& reader) {
@@ -292,8 +289,7 @@ void bind_reader(py::module_& module) {
                              })
       .def("read_shard", &read_shard, py::arg("name"), py::arg("shard"))
       .def("read", &read, py::arg("name"), py::arg("first"), py::arg("n"))
-      .def("read_rows", &read_rows, py::arg("name"), py::arg("rows"),
-           py::arg("room") = py::none());
+      .def("read_rows", &read_rows, py::arg("name"), py::arg("rows"), py::arg("room") = py::none());
 }
 
 }  // namespace
@@ -316,10 +312,10 @@ void bind_store(py::module_& module) {
       .def(py::init([](std::uint64_t total_rows, std::uint64_t rows_per_shard, bool has_types,
                        const std::vector<Value>& values, const std::string& request) {
              return store::checked({.total_rows = total_rows,
-                             .rows_per_shard = rows_per_shard,
-                             .has_types = has_types,
-                             .values = values,
-                             .request = request});
+                                    .rows_per_shard = rows_per_shard,
+                                    .has_types = has_types,
+                                    .values = values,
+                                    .request = request});
            }),
            py::kw_only(), py::arg("total_rows"), py::arg("rows_per_shard"), py::arg("has_types"),
            py::arg("values"), py::arg("request"))
@@ -329,8 +325,7 @@ void bind_store(py::module_& module) {
   bind_writer(module);
   bind_reader(module);
   module.def("store_check", &check_store, py::arg("folder"), py::arg("full"), py::arg("progress"));
-  module.def("store_merge", &merge_stores, py::arg("stores"), py::arg("out"),
-             py::arg("progress"));
+  module.def("store_merge", &merge_stores, py::arg("stores"), py::arg("out"), py::arg("progress"));
   module.def("store_hash", &hash_of);
   module.def("store_info", [](const std::filesystem::path& folder) {
     const auto io = store::make_posix_io();

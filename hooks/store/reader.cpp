@@ -62,6 +62,7 @@ std::vector<Rows> Reader::recorded() const {
 
 std::vector<ShardRows> Reader::shards() const {
   std::vector<ShardRows> shards;
+  shards.reserve(shards_.size());
   for (const auto& [number, shard] : shards_)
     shards.push_back({.shard = number, .rows = shard.rows});
   return shards;

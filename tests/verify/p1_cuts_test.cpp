@@ -45,7 +45,8 @@ TEST_P(P1Cuts, LeaveWhatTheReferenceKeepsAndChangeNothing) {
   for (const auto& [name, reference] : references_) {
     const auto part = kept_part(whole.at(name), reference);
     const auto value = cut.at(name);
-    EXPECT_TRUE(at::equal(found.contains(name) ? value : kept_part(value, reference), part)) << name;
+    EXPECT_TRUE(at::equal(found.contains(name) ? value : kept_part(value, reference), part))
+        << name;
   }
   EXPECT_TRUE(at::equal(cut.result.output, whole.result.output));
 }
