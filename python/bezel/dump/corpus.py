@@ -6,6 +6,7 @@ bytes a token: how many rows there are, and what they come from, must be known b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -53,7 +54,7 @@ class Corpus:
         """Of all documents."""
         return len(self.ids)
 
-    @property
+    @functools.cached_property
     def starts(self) -> npt.NDArray[np.int64]:
         """int64 [document], where each one begins."""
         return np.concatenate([[0], self.ends[:-1]])
