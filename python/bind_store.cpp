@@ -180,13 +180,12 @@ py::tuple check_store(const std::filesystem::path& folder, bool full,
   return py::make_tuple(findings, report.n_rows, report.total_rows);
 }
 
+// Progress comes from a writer's thread, where Python hears no signal: to stop, it throws.
 void merge_stores(const std::vector<std::filesystem::path>& sources,
                   const std::filesystem::path& out,
                   const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-  const auto interrupted = interrupt_check();
   const py::gil_scoped_release released;
   store::merge(sources, out, [&](const store::Progress& done) {
-    interrupted();
     const py::gil_scoped_acquire gil;
     if (progress) progress(done.shards, done.shards_planned);
   });

@@ -10,15 +10,11 @@ from bezel import _C
 from bezel.cache_values import axes_of
 from bezel.errors import ArgumentError
 from bezel.plan import Plan, PlannedValue
+from bezel.store import rows
 
 _ROW_AXES = ("pos", "q_pos", "k_pos")  # the first of them that a value has becomes its rows
 _FEATURE = "feature"  # the last axis of a value inside an SAE
-DTYPES = {
-    torch.bfloat16: "bfloat16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.int64: "int64",
-}
+DTYPES = {kind: word for word, kind in rows.DTYPES.items()}
 
 
 @dataclass(frozen=True)
