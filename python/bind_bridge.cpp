@@ -8,6 +8,7 @@
 #include "bezel/bridge/bridge.h"
 #include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/loss.h"
+#include "bezel/bridge/media.h"
 #include "bind.h"
 
 namespace bezel::python {
@@ -72,6 +73,17 @@ py::tuple encode(const Bridge& self, const Input& input, const hooks::Request& r
     return value.defined() ? std::optional(value) : std::nullopt;
   };
   return py::make_tuple(or_none(encoded.images), or_none(encoded.audio), encoded.cache);
+}
+
+// Places of the patches of each soft token, and of the frames that become one; None without.
+py::tuple soft_tokens(const Bridge& self, const Input& input) {
+  const auto media = [&] {
+    const py::gil_scoped_release released;
+    return bridge::prepare_media(input.media, self.spec(), self.weights().embed.options());
+  }();
+  return py::make_tuple(
+      media.has_images() ? std::optional(media.images.patches_of_soft) : std::nullopt,
+      media.has_audio() ? std::optional(media.sound.soft_valid) : std::nullopt);
 }
 
 // valid is None where nothing is padding
@@ -163,7 +175,8 @@ void bind_bridge(py::module_& module) {
              return std::const_pointer_cast<hooks::Plan>(self.plan_of_all(request));
            })
       .def("run", &run)
-      .def("encode", &encode);
+      .def("encode", &encode)
+      .def("soft_tokens", &soft_tokens);
   module.def("load", &load);
   module.def("loss_per_token", &loss<bridge::loss_per_token>);
   module.def("mean_loss", &loss<bridge::mean_loss>);

@@ -9,6 +9,7 @@ import torch
 from bezel import _C
 
 TEXT, IMAGE, VIDEO, AUDIO = range(4)  # in mm_token_type_ids
+WORDS = ("text", "image", "video", "audio")
 
 
 class TokenTypes(NamedTuple):

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bezel.dump.batches import Batches, Layout, checked_positions
-from bezel.dump.corpus import open_corpus
+from bezel.dump.batches import Batches, Layout, SpecialIds, checked_positions
+from bezel.dump.corpus import Encoder, open_corpus
 from bezel.errors import ArgumentError
 
 BOS = 2
 RANDOM = np.random.default_rng(0)
 DOCUMENTS = [[BOS, *RANDOM.integers(3, 90, n).tolist()] for n in (4, 0, 11, 2, 6, 23, 1, 7)]
 DOCUMENTS.insert(3, [])
+ENCODER = Encoder(list, lambda *_: pytest.fail("no document has media"), 90, ())
 POSITIONS: list[Any] = [
     None, "last", "not bos", slice(1, None), slice(None, -2), slice(None, None, 3), slice(-2, None),
     slice(5, 2), [0, 2], [-1, 1, 1], 3, -4, np.array([0, 6]),
@@ -28,8 +29,8 @@ LAYOUTS = [
 
 
 def batches(layout: Layout, positions: Any) -> Batches:
-    corpus = open_corpus(DOCUMENTS, list, 90, None)
-    return Batches(corpus, layout, checked_positions(positions), BOS)
+    corpus = open_corpus(DOCUMENTS, ENCODER)
+    return Batches(corpus, layout, checked_positions(positions), SpecialIds(BOS))
 
 
 def rows_by_loops(layout: Layout) -> list[list[tuple[int, int, int]]]:
@@ -120,13 +121,13 @@ def test_a_batch_of_nothing_is_refused(batch: int, length: int) -> None:
 
 
 def test_a_layout_is_no_longer_than_its_longest_row() -> None:
-    corpus = open_corpus(DOCUMENTS, list, 90, None)
+    corpus = open_corpus(DOCUMENTS, ENCODER)
     assert Layout(2, 64, False).fitted_to(corpus).length == max(map(len, DOCUMENTS))
     assert Layout(2, 64, True).fitted_to(corpus).length == sum(map(len, DOCUMENTS))
     assert Layout(2, 4, True).fitted_to(corpus) == Layout(2, 4, True)
 
 
 def test_not_bos_needs_one() -> None:
-    corpus = open_corpus(DOCUMENTS, list, 90, None)
+    corpus = open_corpus(DOCUMENTS, ENCODER)
     with pytest.raises(ArgumentError, match="has no <bos>"):
-        Batches(corpus, Layout(2, 4, False), "not bos", None)
+        Batches(corpus, Layout(2, 4, False), "not bos", SpecialIds(None))

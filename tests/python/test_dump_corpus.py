@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bezel.dump.corpus import Corpus, open_corpus
+from bezel.dump.corpus import Corpus, Encoder, open_corpus
 from bezel.errors import ArgumentError
 
 DOCUMENTS = [[2, 5, 7, 9], [2, 6], [2, 4, 4, 4, 8]]
@@ -24,13 +24,16 @@ def encode(text: str) -> list[int]:
     return [WORDS[letter] for letter in text]
 
 
+ENCODER = Encoder(encode, lambda *_: pytest.fail("no document has media"), D_VOCAB, ())
+
+
 def texts() -> list[str]:
     letters = {number: letter for letter, number in WORDS.items()}
     return ["".join(letters[token] for token in document) for document in DOCUMENTS]
 
 
 def read(source: Any, column: str | None = None) -> Corpus:
-    return open_corpus(source, encode, D_VOCAB, column)
+    return open_corpus(source, ENCODER, column)
 
 
 def documents_of(corpus: Corpus) -> list[list[int]]:

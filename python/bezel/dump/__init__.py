@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +14,23 @@ import torch
 from tqdm.auto import tqdm
 
 from bezel import _C
-from bezel.dump.batches import Batches, Layout, Positions, checked_positions
-from bezel.dump.columns import DTYPES, Column, columns_of, has_keys
-from bezel.dump.corpus import Corpus, Source, open_corpus
+from bezel.dump.asked import Asked, kept_types
+from bezel.dump.batches import (
+    Batches,
+    Choice,
+    Layout,
+    Positions,
+    SpecialIds,
+    Types,
+    checked_positions,
+)
+from bezel.dump.columns import has_keys
+from bezel.dump.corpus import Corpus, Encoder, Source, open_corpus
+from bezel.dump.corpus_media import prepared
 from bezel.dump.fingerprint import model_fingerprint, sae_fingerprints, tokenizer_fingerprint
 from bezel.dump.fingerprint import versions as versions_used
 from bezel.dump.ranks import Rank, find_rank
-from bezel.dump.reductions import Reduce, Reductions, reductions_of
+from bezel.dump.reductions import Reduce
 from bezel.dump.writing import Source as RowSource
 from bezel.dump.writing import write
 from bezel.errors import ArgumentError
@@ -97,15 +107,23 @@ def dump(  # noqa: PLR0913  the settings of a dump
         corpus: Token ids [document pos], an array or a tensor; a `.npy` of them; a `.npz` with
             "tokens", and "lengths" [document] where rows are padded; a `.jsonl` or the folder of a
             Hugging Face dataset, whose rows have "text", "tokens" or "input_ids"; a `.txt` with a
-            text a line; or an iterable of texts or ids.
+            text a line; or an iterable of texts, ids or such rows. Beside its text, which has the
+            processor's mark for each, a row may have "images", "videos" (of frames) and "audio":
+            as `prepare_multimodal_inputs` takes them, or paths of image and sound files. Or a row
+            is what `prepare_multimodal_inputs` made. Such rows come from a list, a dataset or JSON
+            lines: they are read once more when they run.
         out: The store's folder.
         hooks: As names_filter of `run_with_cache`. Scores and patterns have a row for each query.
+            Values of an encoder have rows of the tokens in whose places its features stand: of the
+            vision encoder the soft token, or its patches [row patch …], row by row; of the audio
+            encoder the frame. They stand beside values of the text where positions name types.
         reduce: What to make of values before they leave the device, by name or glob, whether or not
             they are stored: of each row "norm" or "top:8" (the largest elements and their places
             along the last axis, "<name>:top" and "<name>:top_index"); of all rows "mean",
             "variance" or "covariance" (`ActivationStore.moments`).
         positions: Which tokens of a batch's row to keep: a slice, whole numbers (negative ones
-            count from its end), "last", "not bos"; None: all. Padding is never kept.
+            count from its end), "last", "not bos", or what they stand for, one or several of
+            "text", "image", "video" and "audio"; None: all. Padding is never kept.
         dtype: In which floating values are stored; None leaves them.
         batch: Rows of a run.
         length: Tokens of a row at most; a longer document goes on in the next row.
@@ -140,19 +158,21 @@ def dump(  # noqa: PLR0913  the settings of a dump
     want_store()
     _check_edits(b, edits)
     who = find_rank() if rank is None else rank
-    kept = checked_positions(positions)
-    layout = Layout(batch, length, pack)
-    _columns(b, hooks, reduce or {}, dtype, (1, length))  # refuses names before the corpus is read
-    read = open_corpus(
-        corpus, lambda text: _ids(b, text, prepend_bos), b.cfg.d_vocab, column, verbose
-    )
+    asked = Asked(b, hooks, reduce or {}, dtype)
+    kept, layout = checked_positions(positions), Layout(batch, length, pack)
+    asked.check(length)  # before the corpus is read
+    read = open_corpus(corpus, _encoder(b, prepend_bos), column, verbose)
     layout = layout.fitted_to(read)
-    columns, reductions = _columns(b, hooks, reduce or {}, dtype, (1, layout.length))
-    layout = replace(layout, is_wide=has_keys([*columns, *reductions.columns]))
-    batches = Batches(read, layout, kept, b.cfg.bos_token_id)
+    columns, reductions = asked.columns(read, layout.length)
+    every = [*columns, *reductions.columns]
+    kept = kept_types(every, kept)
+    layout = replace(layout, is_wide=has_keys(every))
+    media = b.cfg.media_ids
+    ids = SpecialIds(b.cfg.bos_token_id, media.image, media.video, media.audio)
+    batches = Batches(read, layout, kept, ids)
     settings = _settings(b, read, layout, kept, edits)
     source = RowSource(b, batches, columns, reductions, dtype)
-    manifest = _manifest(source, layout, rows_per_shard, settings)
+    manifest = _manifest(source, layout, rows_per_shard, read.media is not None, settings)
     start = "repair" if repair else "resume" if resume else "new"
     return _run(source, manifest, Path(out), start, who, verbose)
 
@@ -177,37 +197,29 @@ def _check_edits(b: Bridge, edits: str | None) -> None:
         raise ArgumentError(f"edits is {edits!r}, and no hook is in force")
 
 
-def _ids(b: Bridge, text: str, prepend_bos: bool | None) -> list[int]:
-    ids: list[int] = encode(text, b.tokenizer, b.cfg, prepend_bos, None).tokens[0].tolist()
-    return ids
+def _encoder(b: Bridge, prepend_bos: bool | None) -> Encoder:
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = encode(text, b.tokenizer, b.cfg, prepend_bos, None).tokens[0].tolist()
+        return ids
 
-
-def _columns(
-    b: Bridge,
-    hooks: NamesFilter,
-    reduce: Reduce,
-    dtype: torch.dtype | None,
-    shape: tuple[int, int],
-) -> tuple[list[Column], Reductions]:
-    if dtype is not None and (dtype not in DTYPES or not dtype.is_floating_point):
-        raise ArgumentError(
-            f"dtype is {dtype}; wanted torch.bfloat16, torch.float32 or torch.float64"
-        )
-    is_nothing = isinstance(hooks, Sequence) and not hooks
-    if is_nothing and not reduce:
-        raise ArgumentError("hooks and reduce are empty, so that nothing would be stored")
-    stored = [] if is_nothing else columns_of(b.plan(shape, hooks), dtype)
-    reduced = {key: columns_of(b.plan(shape, key), dtype) for key in reduce}
-    return stored, reductions_of(reduced, reduce)
+    media = b.cfg.media_ids
+    return Encoder(
+        ids_of,
+        lambda document, text, folder: prepared(b, document, text, folder, prepend_bos),
+        b.cfg.d_vocab,
+        tuple(id for id in (media.image, media.video, media.audio) if id is not None),
+    )
 
 
 def _settings(
-    b: Bridge, corpus: Corpus, layout: Layout, positions: Positions, edits: str | None
+    b: Bridge, corpus: Corpus, layout: Layout, positions: Choice, edits: str | None
 ) -> dict[str, Any]:
     """All that the bytes follow from, besides the names."""
-    cut = positions
+    cut: Any = positions
     if isinstance(positions, slice):
-        cut = {"slice": [positions.start, positions.stop, positions.step]}  # type: ignore[assignment]
+        cut = {"slice": [positions.start, positions.stop, positions.step]}
+    if isinstance(positions, Types):
+        cut = {"types": positions.words}
     return {
         "model": model_fingerprint(b),
         "tokenizer": tokenizer_fingerprint(b.tokenizer),
@@ -229,7 +241,11 @@ def _settings(
 
 
 def _manifest(
-    source: RowSource, layout: Layout, rows_per_shard: int | None, settings: dict[str, Any]
+    source: RowSource,
+    layout: Layout,
+    rows_per_shard: int | None,
+    has_types: bool,
+    settings: dict[str, Any],
 ) -> _C.StoreManifest:
     if rows_per_shard is not None and rows_per_shard < 1:
         raise ArgumentError(f"rows_per_shard is {rows_per_shard}; wanted at least 1")
@@ -241,7 +257,7 @@ def _manifest(
     return _C.StoreManifest(
         total_rows=source.batches.n_rows,
         rows_per_shard=rows_per_shard,
-        has_types=False,
+        has_types=has_types,
         values=[*values, *source.reductions.stored()],
         request=json.dumps(settings),
     )

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from bezel.dump.corpus import Corpus
+from bezel.dump.corpus_media import Inputs
 from bezel.errors import ArgumentError
+from bezel.token_types import AUDIO, IMAGE, VIDEO, WORDS
 
-Positions: TypeAlias = "slice | int | Sequence[int] | str | None"
-Choice: TypeAlias = "slice | list[int] | str | None"
+Positions: TypeAlias = "slice | int | Sequence[int] | str | Sequence[str] | None"
+Choice: TypeAlias = "slice | list[int] | Types | str | None"
 LAST, NOT_BOS = "last", "not bos"
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -32,6 +34,8 @@ class Batch:
         kept: bool [batch pos]; tokens that become rows of the store.
         document: int64 [batch pos]; which document of the corpus.
         position: int64 [batch pos]; place in that document.
+        type: uint8 [batch pos]; 0 text, 1 image, 2 video, 3 audio.
+        has_types: Whether rows are labelled with it.
     """
 
     tokens: Integers
@@ -39,14 +43,34 @@ class Batch:
     kept: npt.NDArray[np.bool_]
     document: Integers
     position: Integers
+    type: npt.NDArray[np.uint8]
+    has_types: bool
 
     def labels(self) -> dict[str, torch.Tensor]:
         """Of the kept rows: what a store keeps beside the values."""
-        kinds = {"token_id": torch.int32, "document": torch.int64, "position": torch.int32}
-        of_all = {"token_id": self.tokens, "document": self.document, "position": self.position}
-        return {
-            name: torch.from_numpy(of_all[name][self.kept]).to(kind) for name, kind in kinds.items()
+        of_all: dict[str, npt.NDArray[Any]] = {
+            "token_id": self.tokens.astype(np.int32),
+            "document": self.document,
+            "position": self.position.astype(np.int32),
         }
+        if self.has_types:
+            of_all["type"] = self.type
+        return {name: torch.from_numpy(label[self.kept]) for name, label in of_all.items()}
+
+
+class Types(NamedTuple):
+    """What the kept tokens stand for, in the order of WORDS."""
+
+    words: tuple[str, ...]
+
+
+class SpecialIds(NamedTuple):
+    """Ids that decide which tokens are kept; None where the model has none."""
+
+    bos: int | None
+    image: int | None = None
+    video: int | None = None
+    audio: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,24 +97,37 @@ class Layout:
             )
 
     def fitted_to(self, corpus: Corpus) -> Layout:
-        """No longer than the longest row."""
-        longest = corpus.n_tokens if self.pack else int((corpus.ends - corpus.starts).max())
+        """No longer than the longest row. Raises ArgumentError where media would be cut."""
+        sizes = corpus.ends - corpus.starts
+        longest = corpus.n_tokens if self.pack else int(sizes.max())
+        for number in corpus.media.numbers() if corpus.media else []:
+            if self.pack or sizes[number] > self.length:
+                raise ArgumentError(
+                    f"document {number} has media and {sizes[number]} tokens, and cannot be cut; "
+                    f"wanted pack=False and a length of at least that (it is {self.length})"
+                )
         return replace(self, length=min(self.length, longest))
 
 
 def checked_positions(positions: Positions) -> Choice:
-    """The one form of each: a slice, ascending whole numbers, "last", "not bos" or None."""
+    """The one form of each.
+
+    Returns:
+        A slice, ascending whole numbers, types of tokens, "last", "not bos" or None.
+    """
     if positions is None or isinstance(positions, slice):
         return positions
-    if isinstance(positions, str):
-        if positions in (LAST, NOT_BOS):
-            return positions
-    else:
-        places = np.atleast_1d(np.asarray(positions))
-        if places.ndim == 1 and places.dtype.kind in "iu" and places.size:
+    if isinstance(positions, str) and positions in (LAST, NOT_BOS):
+        return positions
+    places = np.atleast_1d(np.asarray(positions))
+    if places.ndim == 1 and places.size:
+        if places.dtype.kind in "iu":
             return sorted(set(places.tolist()))
+        if places.dtype.kind == "U" and set(places.tolist()) <= set(WORDS):
+            return Types(tuple(word for word in WORDS if word in places))
     raise ArgumentError(
-        f'positions are {positions!r}; wanted a slice, whole numbers, "{LAST}" or "{NOT_BOS}"'
+        f'positions are {positions!r}; wanted a slice, whole numbers, "{LAST}", "{NOT_BOS}", or '
+        f"types of tokens: {', '.join(WORDS)}"
     )
 
 
@@ -101,10 +138,10 @@ class Batches:
         first_rows: int64 [batch + 1]; the number of the first kept row of each, then of all.
     """
 
-    def __init__(self, corpus: Corpus, layout: Layout, positions: Choice, bos: int | None) -> None:
-        if positions == NOT_BOS and bos is None:
+    def __init__(self, corpus: Corpus, layout: Layout, positions: Choice, ids: SpecialIds) -> None:
+        if positions == NOT_BOS and ids.bos is None:
             raise ArgumentError(f'positions are "{NOT_BOS}", and the model has no <bos>')
-        self._corpus, self._layout, self._bos = corpus, layout, bos
+        self._corpus, self._layout, self._ids = corpus, layout, ids
         self._positions = positions
         self._starts, self._lengths = self._rows()
         self.first_rows: Integers = np.concatenate([[0], np.cumsum(self._counts())]).astype(
@@ -131,8 +168,12 @@ class Batches:
         tokens = np.where(valid, self._corpus.ids[at.ravel()].reshape(at.shape), 0)
         document = np.searchsorted(self._corpus.ends, at, side="right")
         position = at - self._corpus.starts[document]
-        kept = valid & self._chosen(tokens, lengths, places)
-        return Batch(tokens.astype(np.int64), valid, kept, document.astype(np.int64), position)
+        types = self._types(tokens, valid)
+        kept = valid & self._chosen(tokens, types, lengths, places)
+        return Batch(
+            tokens.astype(np.int64), valid, kept, document.astype(np.int64), position, types,
+            self._corpus.media is not None,
+        )  # fmt: skip
 
     def of_rows(self, first: int, n: int) -> range:
         """The batches that hold these rows of the store."""
@@ -160,14 +201,32 @@ class Batches:
         starts = np.repeat(self._corpus.starts, n_parts) + part * length
         return starts, np.minimum(length, np.repeat(self._corpus.ends, n_parts) - starts)
 
+    def media(self, batch: Batch) -> Inputs:
+        """What a run takes beside its tokens."""
+        media = self._corpus.media
+        return media.of(batch.document[:, 0].tolist()) if media else {}
+
+    def _types(self, tokens: Integers, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        types = np.zeros(tokens.shape, dtype=np.uint8)
+        for type, id in (
+            (IMAGE, self._ids.image),
+            (VIDEO, self._ids.video),
+            (AUDIO, self._ids.audio),
+        ):
+            if id is not None:
+                types[valid & (tokens == id)] = type
+        return types
+
     def _chosen(
-        self, tokens: Integers, lengths: Integers, places: Integers
+        self, tokens: Integers, types: npt.NDArray[np.uint8], lengths: Integers, places: Integers
     ) -> npt.NDArray[np.bool_]:
         positions, shape = self._positions, tokens.shape
         if positions is None:
             return np.ones(shape, dtype=np.bool_)
         if positions == NOT_BOS:
-            return np.asarray(tokens != self._bos)
+            return np.asarray(tokens != self._ids.bos)
+        if isinstance(positions, Types):
+            return np.isin(types, [WORDS.index(word) for word in positions.words])
         if positions == LAST:
             return np.asarray(places == lengths[:, None] - 1)
         chosen = np.zeros(shape, dtype=np.bool_)

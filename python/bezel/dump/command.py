@@ -13,6 +13,7 @@ from bezel.bridge import Bridge
 from bezel.dump import BATCH, LENGTH, dump
 from bezel.dump.batches import LAST, NOT_BOS
 from bezel.dump.ranks import find_rank
+from bezel.token_types import WORDS
 
 _DTYPES = {
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float32": torch.float32,
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pos",
         type=_positions,
         metavar="WHICH",
-        help=f'start:stop:step, numbers with commas, "{LAST}" or "{NOT_BOS}" (all)',
+        help=f'start:stop:step, numbers with commas, "{LAST}", "{NOT_BOS}", image,video … (all)',
     )
     _add_how(add)
 
@@ -133,8 +134,10 @@ def _positions(text: str) -> Any:
     try:
         if ":" in text:
             return slice(*(int(part) if part else None for part in text.split(":")))
-        return [int(part) for part in text.split(",")]
+        parts = text.split(",")
+        return parts if set(parts) <= set(WORDS) else [int(part) for part in parts]
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(
-            f'{text!r}; wanted start:stop:step, numbers with commas, "{LAST}" or "{NOT_BOS}"'
+            f'{text!r}; wanted start:stop:step, "{LAST}", "{NOT_BOS}", or with commas numbers or '
+            f"{', '.join(WORDS)}"
         ) from None

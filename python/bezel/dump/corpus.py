@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from bezel.dump.corpus_files import Flat, Ids, of_array, of_path
+from bezel.dump.corpus_media import Inputs, MediaDocuments, has_media
 from bezel.errors import ArgumentError
 
 Source: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor | Iterable[Any]"
-Ids: TypeAlias = npt.NDArray[Any]
 _TOKENS_AT_ONCE = 1 << 22  # looked at, hashed
 _SECONDS_BEFORE_BAR = 1.0
 
 
-class Flat(NamedTuple):
-    """Ids [token] of all documents, and where each ends."""
+@dataclass(frozen=True)
+class Encoder:
+    """How documents become token ids.
 
-    ids: Ids
-    ends: npt.NDArray[np.int64]
+    Attributes:
+        text: A text → ids.
+        media: A document that has media, its text, and the folder in which its paths begin → what a
+            run takes.
+        d_vocab: Ids are below this.
+        media_ids: Those that stand for parts of images, videos and clips.
+    """
+
+    text: Callable[[str], Sequence[int]]
+    media: Callable[[dict[str, Any], str | None, Path], Inputs]
+    d_vocab: int
+    media_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,13 @@ class Corpus:
     Attributes:
         ids: [token], whole numbers below the vocabulary's size.
         ends: int64 [document], where in `ids` each one ends.
-        fingerprint: SHA-256 of both.
+        media: Of those documents that have some; None: no document has.
+        fingerprint: SHA-256 of all of it.
     """
 
     ids: Ids
     ends: npt.NDArray[np.int64]
+    media: MediaDocuments | None
     fingerprint: str
 
     @property
@@ -59,152 +72,109 @@ class Corpus:
         """int64 [document], where each one begins."""
         return np.concatenate([[0], self.ends[:-1]])
 
+    def document(self, number: int) -> Ids:
+        """Its ids [token]."""
+        return self.ids[self.starts[number] : self.ends[number]]
+
 
 def open_corpus(
-    source: Source,
-    encode: Callable[[str], Sequence[int]],
-    d_vocab: int,
-    column: str | None = None,
-    verbose: bool = False,
+    source: Source, encoder: Encoder, column: str | None = None, verbose: bool = False
 ) -> Corpus:
     """Reads or opens a corpus.
 
     Args:
         source: As `bezel.dump` says.
-        encode: A text → token ids.
-        d_vocab: Ids are below this.
+        encoder: Makes ids of documents.
         column: Of JSON lines and datasets: the field with a text or with ids.
         verbose: Show how many documents were read, where that takes longer.
 
     Raises:
-        ArgumentError: For what is none of these, for ids outside the vocabulary, for no tokens.
+        ArgumentError: For what is none of these, for ids outside the vocabulary or of media that
+            are not there, for no tokens.
     """
-    found = _of_path(Path(source)) if isinstance(source, str | Path) else source
+    found, media = (of_path(Path(source)) if isinstance(source, str | Path) else source), None
     if isinstance(found, np.ndarray | torch.Tensor):
         array = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
-        found = _of_array(array, None, "the corpus")
+        found = of_array(array, None, "the corpus")
     if not isinstance(found, Flat):
-        shown = tqdm(
-            found, "reading", unit=" documents", disable=not verbose, delay=_SECONDS_BEFORE_BAR
-        )
-        found = _spooled(shown, encode, column)
-    return Corpus(found.ids, found.ends, _fingerprint(found.ids, found.ends, d_vocab))
+        folder = Path(source).parent if isinstance(source, str | Path) else Path()
+        reading = _Reading(found, encoder, column, folder)
+        found = _spooled(reading, verbose)
+        media = reading.media if len(reading.media) else None
+    fingerprint = _fingerprint(found, encoder.d_vocab)
+    _check_media_ids(found, encoder.media_ids, media.numbers() if media else [])
+    if media:
+        fingerprint = hashlib.sha256((fingerprint + media.fingerprint()).encode()).hexdigest()
+    return Corpus(found.ids, found.ends, media, fingerprint)
 
 
-def _of_path(path: Path) -> Flat | Iterable[Any]:
-    if path.is_dir():
-        return _dataset(path)
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".npy": _npy, ".npz": _npz, ".jsonl": _json_lines, ".txt": _lines,
-    }  # fmt: skip
-    if not path.exists():
-        raise ArgumentError(f"the corpus {path} does not exist")
-    if path.suffix not in readers:
+class _Reading:
+    """Documents → their ids, once; the media among them."""
+
+    def __init__(
+        self, documents: Iterable[Any], encoder: Encoder, column: str | None, folder: Path
+    ) -> None:
+        self.documents = documents
+        self._encoder, self._column, self._folder = encoder, column, folder
+        again: Any = documents  # with media it must be a sequence: checked where one comes
+        self.media = MediaDocuments(again, self._prepared)
+
+    def ids(self, number: int, document: Any) -> Any:
+        """Of a document [pos]."""
+        if not has_media(document):
+            return self._ids_of(number, document)
+        if not (hasattr(self.documents, "__getitem__") and hasattr(self.documents, "__len__")):
+            raise ArgumentError(
+                f"document {number} of the corpus has media, which are read again when its batch "
+                "runs, and the corpus is an iterator; give a list, a dataset or JSON lines"
+            )
+        try:
+            return self.media.add(number, document).numpy()
+        except ArgumentError as error:
+            raise ArgumentError(f"document {number} of the corpus: {error}") from error
+
+    def _prepared(self, document: Any) -> Inputs:
+        text = None if "input" in document else self._field_of(document)
+        if text is not None and not isinstance(text, str):
+            raise ArgumentError(f"its text is a {type(text).__name__}; wanted one beside media")
+        return self._encoder.media(document, text, self._folder)
+
+    def _ids_of(self, number: int, document: Any) -> Any:
+        where = f"document {number} of the corpus"
+        try:
+            found = self._field_of(document) if isinstance(document, dict) else document
+        except ArgumentError as error:
+            raise ArgumentError(f"{where} {error}") from error
+        if isinstance(found, str):
+            return self._encoder.text(found)
+        ids = found.cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+        if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+            raise ArgumentError(f"{where} is {type(found).__name__}; wanted a text, or ids [pos]")
+        if ids.size and (int(ids.min()) < -(2**31) or int(ids.max()) >= 2**31):
+            raise ArgumentError(f"{where} has ids beyond 32 bits")
+        return ids
+
+    def _field_of(self, document: dict[str, Any]) -> Any:
+        for name in (self._column,) if self._column else ("text", "tokens", "input_ids"):
+            if name in document:
+                return document[name]
+        wanted = f'"{self._column}"' if self._column else '"text", "tokens" or "input_ids"'
         raise ArgumentError(
-            f"the corpus is {path}; wanted .npy or .npz (ids), .jsonl, .txt (a text a line) or the "
-            "folder of a Hugging Face dataset"
+            f"has {', '.join(map(repr, document)) or 'no fields'}; wanted {wanted}; name another "
+            "with column="
         )
-    found: Flat | Iterable[Any] = readers[path.suffix](path)
-    return found
 
 
-def _npy(path: Path) -> Flat:
-    try:
-        return _of_array(np.load(path, mmap_mode="r", allow_pickle=False), None, str(path))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"the corpus {path} could not be read: {error}") from error
-
-
-def _npz(path: Path) -> Flat:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"the corpus {path} could not be read: {error}") from error
-    if "tokens" not in found:
-        raise ArgumentError(
-            f'{path} holds {", ".join(found) or "nothing"}; wanted "tokens", and where documents '
-            'differ in length "lengths" [document]'
-        )
-    return _of_array(found["tokens"], found.get("lengths"), str(path))
-
-
-def _of_array(array: Ids, lengths: Ids | None, what: str) -> Flat:
-    """[document pos], of which lengths are used; or [token], cut by lengths."""
-    if array.ndim not in (1, 2) or array.dtype.kind not in "iu" or array.size == 0:
-        raise ArgumentError(
-            f"{what} holds {array.dtype} {list(array.shape)}; wanted ids, integers [document pos]"
-        )
-    if lengths is not None:
-        lengths = _checked_lengths(lengths, array, what)
-    if array.ndim == 1:
-        used = np.array([array.size]) if lengths is None else lengths
-        return Flat(array, np.cumsum(used, dtype=np.int64))
-    n, width = array.shape
-    used = np.full(n, width) if lengths is None else lengths
-    if int(used.min()) == width:
-        return Flat(array.reshape(-1), np.cumsum(used, dtype=np.int64))
-    ids = np.concatenate([row[:length] for row, length in zip(array, used, strict=True)])
-    return Flat(ids, np.cumsum(used, dtype=np.int64))
-
-
-def _checked_lengths(lengths: Ids, array: Ids, what: str) -> Ids:
-    fits = lengths.ndim == 1 and lengths.dtype.kind in "iu" and len(lengths) and lengths.min() >= 0
-    if fits and array.ndim == 1:
-        fits = int(lengths.sum()) == array.size
-    elif fits:
-        fits = len(lengths) == len(array) and lengths.max() <= array.shape[1]
-    if not fits:
-        raise ArgumentError(
-            f'{what}: "lengths" are {lengths.dtype} {list(lengths.shape)} beside tokens '
-            f"{list(array.shape)}; wanted one for each document, that fit the tokens"
-        )
-    return lengths.astype(np.int64)
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ArgumentError(f"{path}, line {number}: is not JSON: {error}") from error
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        yield from (line.rstrip("\n") for line in lines if line.strip())
-
-
-def _dataset(path: Path) -> Iterable[Any]:
-    """A folder that `save_to_disk` of Hugging Face datasets wrote."""
-    try:
-        import datasets
-    except ImportError:
-        raise ArgumentError(
-            f"the corpus {path} is a folder; to read Hugging Face datasets, "
-            "pip install 'bezel[datasets]'"
-        ) from None
-    try:
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"the corpus {path} could not be read: {error}") from error
-    if isinstance(found, datasets.DatasetDict):
-        raise ArgumentError(f"{path} holds the splits {', '.join(found)}; give the folder of one")
-    rows: Iterable[Any] = found
-    return rows
-
-
-def _spooled(
-    documents: Iterable[Any], encode: Callable[[str], Sequence[int]], column: str | None
-) -> Flat:
+def _spooled(reading: _Reading, verbose: bool) -> Flat:
     ends: list[int] = []
     n_tokens = 0
+    shown = tqdm(
+        reading.documents, "reading", unit=" documents", disable=not verbose,
+        delay=_SECONDS_BEFORE_BAR,
+    )  # fmt: skip
     with tempfile.TemporaryFile(prefix="bezel-corpus-") as file:
-        for number, document in enumerate(documents):
-            ids = np.asarray(_ids_of(document, number, encode, column), dtype="<i4")
+        for number, document in enumerate(shown):
+            ids = np.asarray(reading.ids(number, document), dtype="<i4")
             n_tokens += len(ids)
             ends.append(n_tokens)
             file.write(ids.tobytes())
@@ -215,38 +185,9 @@ def _spooled(
         return Flat(np.memmap(file, dtype="<i4", mode="r"), np.array(ends, dtype=np.int64))
 
 
-def _ids_of(
-    document: Any, number: int, encode: Callable[[str], Sequence[int]], column: str | None
-) -> Any:
-    found = _field_of(document, number, column) if isinstance(document, dict) else document
-    if isinstance(found, str):
-        return encode(found)
-    ids = found.cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
-    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
-        raise ArgumentError(
-            f"document {number} of the corpus is {type(found).__name__}; wanted a text, or ids "
-            "[pos]"
-        )
-    if ids.size and (int(ids.min()) < -(2**31) or int(ids.max()) >= 2**31):
-        raise ArgumentError(f"document {number} of the corpus has ids beyond 32 bits")
-    return ids
-
-
-def _field_of(document: dict[str, Any], number: int, column: str | None) -> Any:
-    for name in (column,) if column else ("text", "tokens", "input_ids"):
-        if name in document:
-            return document[name]
-    wanted = f'"{column}"' if column else '"text", "tokens" or "input_ids"'
-    raise ArgumentError(
-        f"document {number} of the corpus has {', '.join(map(repr, document)) or 'no fields'}; "
-        f"wanted {wanted}; name another with column="
-    )
-
-
-def _fingerprint(ids: Ids, ends: npt.NDArray[np.int64], d_vocab: int) -> str:
-    digest = hashlib.sha256(ends.astype("<i8").tobytes())
-    for begin in range(0, len(ids), _TOKENS_AT_ONCE):
-        part = ids[begin : begin + _TOKENS_AT_ONCE]
+def _fingerprint(flat: Flat, d_vocab: int) -> str:
+    digest = hashlib.sha256(flat.ends.astype("<i8").tobytes())
+    for _, part in _parts(flat.ids):
         lowest, highest = int(part.min()), int(part.max())
         if lowest < 0 or highest >= d_vocab:
             raise ArgumentError(
@@ -255,3 +196,21 @@ def _fingerprint(ids: Ids, ends: npt.NDArray[np.int64], d_vocab: int) -> str:
             )
         digest.update(part.astype("<i4").tobytes())
     return digest.hexdigest()
+
+
+def _check_media_ids(flat: Flat, media_ids: tuple[int, ...], with_media: list[int]) -> None:
+    for begin, part in _parts(flat.ids):
+        for id in media_ids:
+            documents = np.searchsorted(flat.ends, begin + np.flatnonzero(part == id), "right")
+            strays = np.setdiff1d(documents, with_media)
+            if strays.size:
+                raise ArgumentError(
+                    f"document {strays[0]} of the corpus has the id {id}, which stands for a part "
+                    'of an image, a video or a clip, and none beside it; give "images", "videos" '
+                    'or "audio", or leave the id out'
+                )
+
+
+def _parts(ids: Ids) -> Iterable[tuple[int, Ids]]:
+    for begin in range(0, len(ids), _TOKENS_AT_ONCE):
+        yield begin, ids[begin : begin + _TOKENS_AT_ONCE]

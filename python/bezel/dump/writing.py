@@ -10,6 +10,7 @@ import torch
 
 from bezel import _C
 from bezel.dump.batches import Batch, Batches
+from bezel.dump.chosen import Chosen
 from bezel.dump.columns import Column
 from bezel.dump.reductions import Reductions
 from bezel.moments import Moments
@@ -63,22 +64,24 @@ class Source:
 
     def _run(self, i: int) -> Made:
         batch = self.batches[i]
+        media: dict[str, Any] = self.batches.media(batch)
         with torch.no_grad():
             _, cache = self.b.run_with_cache(
                 torch.from_numpy(batch.tokens),
                 list(dict.fromkeys(c.name for c in (*self.columns, *self.reductions.columns))),
                 dtype=self.dtype,
                 return_type=None,
+                **media,
                 **self._mask(batch),
             )
-        kept = None if batch.kept.all() else torch.from_numpy(batch.kept).to(self.b.device)
+        chosen = Chosen.of(batch, media, self.b)
         made = Made(batch.labels())
         for column in self.columns:
-            made.stored[column.name] = column.rows(cache[column.name], kept)
+            made.stored[column.name] = column.rows(cache[column.name], chosen)
         for one in self.reductions.by_row:
-            made.stored |= one.rows(one.of.rows(cache[one.of.name], kept))
+            made.stored |= one.rows(one.of.rows(cache[one.of.name], chosen))
         for whole in self.reductions.by_shard:
-            made.reduced[whole.of.name] = whole.of.rows(cache[whole.of.name], kept)
+            made.reduced[whole.of.name] = whole.of.rows(cache[whole.of.name], chosen)
         made.stored = {name: rows.cpu().contiguous() for name, rows in made.stored.items()}
         return made
 
@@ -106,6 +109,8 @@ def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None
         moments: dict[str, Moments] = {}
         for i in source.batches.of_rows(first, n):
             begin, end = int(first_rows[i]), int(first_rows[i + 1])
+            if begin == end:  # a batch of which nothing is kept need not run
+                continue
             part = slice(max(first, begin) - begin, min(first + n, end) - begin)
             made = source.made(i)
             labels.append({name: rows[part] for name, rows in made.labels.items()})

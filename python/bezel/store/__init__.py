@@ -18,6 +18,7 @@ from bezel.errors import ArgumentError, StoreError, UnknownHookError
 from bezel.moments import Moments
 from bezel.store.iterating import BatchState, RowBatches
 from bezel.store.rows import LABELS, Out, StoredRows
+from bezel.token_types import WORDS
 
 if TYPE_CHECKING:
     import xarray
@@ -134,11 +135,12 @@ class ActivationStore(Mapping[str, StoredRows]):
             self._labels[name] = found
         return self._labels[name]
 
-    def where(self, **labels: int | Sequence[int]) -> npt.NDArray[np.int64]:
+    def where(self, **labels: int | str | Sequence[int | str]) -> npt.NDArray[np.int64]:
         """The rows whose labels have these values, ascending.
 
         Args:
-            **labels: token_id, document, position or type: a number, or several of which one fits.
+            **labels: token_id, document, position or type: a number, or several of which one fits;
+                types in numbers or in words, "text", "image", "video", "audio".
 
         Example:
             >>> store = bezel.ActivationStore("acts")
@@ -147,7 +149,7 @@ class ActivationStore(Mapping[str, StoredRows]):
         """
         fits = np.ones(self.n_rows, dtype=np.bool_)
         for name, wanted in labels.items():
-            fits &= np.isin(self.label(name), np.atleast_1d(np.asarray(wanted)))
+            fits &= np.isin(self.label(name), _numbers_of(name, wanted))
         return np.flatnonzero(fits)
 
     def moments(self, name: str) -> Moments:
@@ -312,3 +314,14 @@ class ActivationStore(Mapping[str, StoredRows]):
     def __reduce__(self) -> Any:
         """Another process opens it anew."""
         return functools.partial(ActivationStore, self.path, **self._options), ()
+
+
+def _numbers_of(label: str, wanted: Any) -> npt.NDArray[Any]:
+    several = np.atleast_1d(np.asarray(wanted))
+    if several.dtype.kind in "iu":
+        return several
+    if label == "type" and set(several.tolist()) <= set(WORDS):
+        return np.array([WORDS.index(word) for word in several.tolist()])
+    raise ArgumentError(
+        f"{label} is {wanted!r}; wanted whole numbers, or types: {', '.join(WORDS)}"
+    )
