@@ -160,19 +160,24 @@ py::list datasets(const Manifest& manifest) {
   return found;
 }
 
+// For work without the GIL, in Python's main thread, which is where it hears Ctrl-C.
+store::ShardProgress interruptible(const store::ShardProgress& progress) {
+  return [progress, interrupted = interrupt_check()](std::uint64_t done, std::uint64_t all) {
+    interrupted();
+    const py::gil_scoped_acquire gil;
+    if (progress) progress(done, all);
+  };
+}
+
 py::tuple check_store(const std::filesystem::path& folder, bool full,
-                      const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-  const auto interrupted = interrupt_check();
+                      const store::ShardProgress& progress) {
+  const auto heard = interruptible(progress);
   store::CheckReport report;
   {
     const py::gil_scoped_release released;
     const auto io = store::make_posix_io();
     const auto depth = full ? store::Depth::kFull : store::Depth::kQuick;
-    report = store::check(*io, folder, depth, [&](std::uint64_t done, std::uint64_t all) {
-      interrupted();
-      const py::gil_scoped_acquire gil;
-      if (progress) progress(done, all);
-    });
+    report = store::check(*io, folder, depth, heard);
   }
   py::list findings;
   for (const auto& finding : report.findings)
@@ -182,8 +187,7 @@ py::tuple check_store(const std::filesystem::path& folder, bool full,
 
 // Progress comes from a writer's thread, where Python hears no signal: to stop, it throws.
 void merge_stores(const std::vector<std::filesystem::path>& sources,
-                  const std::filesystem::path& out,
-                  const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+                  const std::filesystem::path& out, const store::ShardProgress& progress) {
   const py::gil_scoped_release released;
   store::merge(sources, out, [&](const store::Progress& done) {
     const py::gil_scoped_acquire gil;
@@ -218,19 +222,21 @@ void bind_writer(py::module_& module) {
   py::class_<TensorWriter>(module, "StoreWriter")
       .def(py::init([](const std::filesystem::path& folder, const Manifest& manifest,
                        const std::string& start, std::uint64_t rank, std::uint64_t n_ranks,
-                       const std::string& run, std::uint64_t queue_bytes) {
+                       const std::string& run, std::uint64_t queue_bytes,
+                       const store::ShardProgress& repair_progress) {
              const auto how = start_named(start);
+             const auto heard = interruptible(repair_progress);
              const py::gil_scoped_release released;
-             return std::make_unique<TensorWriter>(
-                 folder, manifest,
-                 store::WriterOptions{.start = how,
-                                      .rank = rank,
-                                      .n_ranks = n_ranks,
-                                      .run = run,
-                                      .queue_bytes = queue_bytes});
+             return std::make_unique<TensorWriter>(folder, manifest,
+                                                   store::WriterOptions{.start = how,
+                                                                        .rank = rank,
+                                                                        .n_ranks = n_ranks,
+                                                                        .run = run,
+                                                                        .queue_bytes = queue_bytes,
+                                                                        .repair_progress = heard});
            }),
            py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("start"), py::arg("rank"),
-           py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"))
+           py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"), py::arg("repair_progress") = store::ShardProgress())
       .def_property_readonly("todo", [](const TensorWriter& own) { return own.writer().todo(); })
       .def_property_readonly("bytes_needed",
                              [](const TensorWriter& own) { return own.writer().bytes_needed(); })
@@ -306,7 +312,9 @@ void bind_store(py::module_& module) {
                           .per_shard = per_shard};
            }),
            py::arg("name"), py::arg("axes"), py::arg("shape"), py::arg("dtype"),
-           py::arg("per_shard") = false);
+           py::arg("per_shard") = false)
+      .def_property_readonly("entry_bytes", &store::entry_bytes)
+      .def_readonly("per_shard", &Value::per_shard);
   py::class_<Manifest>(module, "StoreManifest")
       .def(py::init([](std::uint64_t total_rows, std::uint64_t rows_per_shard, bool has_types,
                        const std::vector<Value>& values, const std::string& request) {

@@ -41,8 +41,7 @@ std::vector<std::string> look_into(Io& io, const fs::path& path, const Survey& f
 
 bool CheckReport::is_sound() const { return std::ranges::none_of(findings, &Finding::is_damage); }
 
-CheckReport check(Io& io, const fs::path& folder, Depth depth,
-                  const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+CheckReport check(Io& io, const fs::path& folder, Depth depth, const ShardProgress& progress) {
   const Survey found = survey(io, folder);
   CheckReport report{.findings = found.findings,
                      .n_rows = found.n_rows(),

@@ -1,7 +1,6 @@
 // Is a store what its writer wrote? Nothing here writes.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "bezel/hooks/store/survey.h"
@@ -21,9 +20,8 @@ struct CheckReport {
   bool is_complete() const { return n_rows == total_rows; }
 };
 
-/// Throws StoreError if the folder holds no store. `progress` gets the shards that are done, of how
-/// many.
+/// Throws StoreError if the folder holds no store.
 CheckReport check(Io& io, const std::filesystem::path& folder, Depth depth,
-                  const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
+                  const ShardProgress& progress = {});
 
 }  // namespace bezel::store

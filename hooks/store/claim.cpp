@@ -181,8 +181,9 @@ void go_on(const Request& request, const std::optional<Survey>& found, Claim& ta
   taken.journal = open_journal(request);
 }
 
-void repair(const Request& request, const Survey& found, Claim& taken) {
-  const Repair plan = plan_repair(request.io, request.folder, found);
+void repair(const Request& request, const Survey& found, Claim& taken,
+            const ShardProgress& progress) {
+  const Repair plan = plan_repair(request.io, request.folder, found, progress);
   std::map<std::uint64_t, Record> sound = plan.sound;
   sound.insert(plan.regained.begin(), plan.regained.end());
   taken.todo = todo_of(request, sound);
@@ -197,8 +198,8 @@ void repair(const Request& request, const Survey& found, Claim& taken) {
 
 }  // namespace
 
-Claim claim(Io& io, const fs::path& folder, const Manifest& manifest, const RunId& id,
-            Start start) {
+Claim claim(Io& io, const fs::path& folder, const Manifest& manifest, const RunId& id, Start start,
+            const ShardProgress& repair_progress) {
   const Request request{io, folder, manifest, id, start};
   if (start == Start::kRepair && id.n_ranks > 1)
     throw ArgumentError("a repair by " + std::to_string(id.n_ranks) +
@@ -209,7 +210,7 @@ Claim claim(Io& io, const fs::path& folder, const Manifest& manifest, const RunI
   Claim taken{.lock = take_lock(io, folder, id), .journal = {}, .todo = {}, .recorded = {}};
   found = look_again(request, found.has_value());
   if (start == Start::kRepair) {
-    repair(request, *found, taken);
+    repair(request, *found, taken, repair_progress);
   } else {
     go_on(request, found, taken);
   }

@@ -11,6 +11,7 @@
 #include "bezel/hooks/store/journal.h"
 #include "bezel/hooks/store/manifest.h"
 #include "bezel/hooks/store/run_lock.h"
+#include "bezel/hooks/store/survey.h"
 
 namespace bezel::store {
 
@@ -32,8 +33,8 @@ struct Claim {
 /// writer, damage, a folder with other things, too little space. Removes torn journal tails,
 /// partial files and sealed shards without a record, of this rank and of ranks that the run no
 /// longer has. A repair takes damage (not of the manifest), and removes what plan_repair() says;
-/// ArgumentError if it has several ranks.
+/// ArgumentError if it has several ranks. Its progress is plan_repair()'s.
 Claim claim(Io& io, const std::filesystem::path& folder, const Manifest& manifest, const RunId& id,
-            Start start);
+            Start start, const ShardProgress& repair_progress = {});
 
 }  // namespace bezel::store

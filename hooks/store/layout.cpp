@@ -44,20 +44,23 @@ std::optional<std::uint64_t> only(std::optional<std::uint64_t> number, const std
 
 std::size_t n_labels(const Manifest& manifest) { return manifest.has_types ? 4 : 3; }
 
+std::uint64_t entry_bytes(const Value& value) {
+  return std::accumulate(value.shape.begin(), value.shape.end(), size_of(value.dtype),
+                         std::multiplies<>());
+}
+
 std::vector<Dataset> datasets_of(const Manifest& manifest) {
   std::vector<Dataset> datasets = {label(manifest, "token_id", DType::kInt32),
                                    label(manifest, "document", DType::kInt64),
                                    label(manifest, "position", DType::kInt32)};
   if (manifest.has_types) datasets.push_back(label(manifest, "type", DType::kUInt8));
   for (const Value& value : manifest.values) {
-    const std::uint64_t n_numbers = std::accumulate(value.shape.begin(), value.shape.end(),
-                                                    std::uint64_t{1}, std::multiplies<>());
     datasets.push_back({.name = value.name,
                         .path = (value.per_shard ? "/reduce/" : "/acts/") + value.name,
                         .axes = value.axes,
                         .shape = value.shape,
                         .dtype = value.dtype,
-                        .row_bytes = n_numbers * size_of(value.dtype),
+                        .row_bytes = entry_bytes(value),
                         .rows_per_block = value.rows_per_block,
                         .per_shard = value.per_shard});
   }

@@ -27,6 +27,8 @@ struct Dataset {
   bool per_shard = false;  // the first axis is shard, not row
 };
 std::vector<Dataset> datasets_of(const Manifest& manifest);
+/// Of a row, or of a shard's one entry.
+std::uint64_t entry_bytes(const Value& value);
 std::size_t n_labels(const Manifest& manifest);
 /// The groups that a shard's datasets lie in, without those of the checksums.
 std::vector<std::string> groups_of(const Manifest& manifest);

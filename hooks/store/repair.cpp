@@ -49,16 +49,29 @@ std::optional<Record> record_without_journal(File& file, const Manifest& manifes
   return record_of(file, manifest, shard);
 }
 
+// Recorded, or there.
+std::uint64_t shards_of(Io& io, const fs::path& folder,
+                        const std::map<std::uint64_t, Record>& records) {
+  std::uint64_t n = records.size();
+  for (const std::string& name : io.list(folder)) {
+    const auto shard = shard_of_name(name);
+    if (shard && !records.contains(*shard)) ++n;
+  }
+  return n;
+}
+
 void remove_later(Repair& repair, std::uint64_t shard, const File& file) {
   repair.to_remove.push_back(shard);
   repair.n_bytes_freed += file.size();
 }
 
-void look_at_recorded(Io& io, const fs::path& folder, const Manifest& manifest, Repair& repair) {
+void look_at_recorded(Io& io, const fs::path& folder, const Manifest& manifest, Repair& repair,
+                      const std::function<void()>& count) {
   for (auto entry = repair.sound.begin(); entry != repair.sound.end();) {
     const auto& [shard, record] = *entry;
     const fs::path path = folder / shard_name(shard);
     const auto file = open_if_there(io, path);
+    count();
     if (file && is_as_recorded(io, path, *file, manifest, record)) {
       ++entry;
       continue;
@@ -68,11 +81,13 @@ void look_at_recorded(Io& io, const fs::path& folder, const Manifest& manifest, 
   }
 }
 
-void look_at_unrecorded(Io& io, const fs::path& folder, const Manifest& manifest, Repair& repair) {
+void look_at_unrecorded(Io& io, const fs::path& folder, const Manifest& manifest, Repair& repair,
+                        const std::function<void()>& count) {
   for (const std::string& name : io.list(folder)) {
     const auto shard = shard_of_name(name);
     if (!shard || repair.sound.contains(*shard)) continue;
     const auto file = io.open(folder / name, OpenMode::kRead);
+    count();
     if (auto record = record_without_journal(*file, manifest, *shard)) {
       repair.regained.emplace(*shard, *std::move(record));
     } else {
@@ -83,12 +98,19 @@ void look_at_unrecorded(Io& io, const fs::path& folder, const Manifest& manifest
 
 }  // namespace
 
-Repair plan_repair(Io& io, const fs::path& folder, const Survey& found) {
+Repair plan_repair(Io& io, const fs::path& folder, const Survey& found,
+                   const ShardProgress& progress) {
   Repair repair;
   for (const auto& [rank, journal] : found.journals)
     take_records(found.manifest, rank, journal, repair);
-  look_at_unrecorded(io, folder, found.manifest, repair);  // those that are not in `sound` by now
-  look_at_recorded(io, folder, found.manifest, repair);
+  const std::uint64_t n_files = shards_of(io, folder, repair.sound);
+  std::uint64_t n_read = 0;
+  const auto count = [&] {
+    if (progress) progress(n_read++, n_files);
+  };
+  look_at_unrecorded(io, folder, found.manifest, repair, count);  // not in `sound` by now
+  look_at_recorded(io, folder, found.manifest, repair, count);
+  if (progress) progress(n_files, n_files);
   return repair;
 }
 

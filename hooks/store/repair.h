@@ -21,7 +21,8 @@ struct Repair {
 
 /// Reads every byte of a store whose manifest is sound; changes nothing. Throws StoreError for what
 /// cannot be read: that may pass, and what is not known to be damaged is not removed.
-Repair plan_repair(Io& io, const std::filesystem::path& folder, const Survey& found);
+Repair plan_repair(Io& io, const std::filesystem::path& folder, const Survey& found,
+                   const ShardProgress& progress = {});
 
 /// Cuts the journals and removes the files. For the one writer of the folder, of rank `rank`: the
 /// journals of the others have ended then.

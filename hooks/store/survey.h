@@ -2,6 +2,7 @@
 // resuming.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -11,6 +12,9 @@
 #include "bezel/hooks/store/layout.h"
 
 namespace bezel::store {
+
+/// Shards that were read, of how many. What it throws ends the reading.
+using ShardProgress = std::function<void(std::uint64_t, std::uint64_t)>;
 
 /// One line of a report.
 struct Finding {

@@ -39,7 +39,8 @@ class Writer::State {
         options_(std::move(options)),
         io_(std::move(io)),
         n_workers_(std::max<std::size_t>(options_.n_workers, 1)),
-        claim_(claim(*io_, folder_, manifest_, id_of(options_), options_.start)),
+        claim_(claim(*io_, folder_, manifest_, id_of(options_), options_.start,
+                     options_.repair_progress)),
         lanes_(n_workers_ + 1, options_.queue_bytes) {
     for (std::size_t i = 0; i < datasets_.size(); ++i) columns_[datasets_[i].name] = i;
   }

@@ -33,6 +33,8 @@ struct WriterOptions {
   std::size_t n_workers = 2;  // threads that hash and write
   std::uint64_t queue_bytes = std::uint64_t{256} << 20;
   std::function<void(const Progress&)> progress = {};  // on the sealing thread
+  /// While a repair reads the store, before the constructor returns: shards read, of how many.
+  ShardProgress repair_progress = {};
 };
 
 class Writer {

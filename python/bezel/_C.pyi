@@ -257,6 +257,8 @@ class StoreValue:
     def __init__(
         self, name: str, axes: list[str], shape: list[int], dtype: str, per_shard: bool = False
     ) -> None: ...
+    entry_bytes: int
+    per_shard: bool
 
 class StoreManifest:
     def __init__(
@@ -282,6 +284,7 @@ class StoreWriter:
         n_ranks: int,
         run: str,
         queue_bytes: int,
+        repair_progress: Callable[[int, int], None] | None = None,
     ) -> None: ...
     todo: list[int]
     bytes_needed: int

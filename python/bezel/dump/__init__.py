@@ -35,6 +35,7 @@ from bezel.dump.writing import Source as RowSource
 from bezel.dump.writing import write
 from bezel.errors import ArgumentError
 from bezel.selection import NamesFilter
+from bezel.store.progress import shard_bar
 from bezel.text import encode
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 BATCH, LENGTH = 8, 1024
 _SHARD_BYTES = 512 << 20  # about; sealing one takes some hundredths of a second
 _QUEUE_BYTES = 64 << 20  # at least
-_LABEL_BYTES = 16  # of a row
 _SECONDS_BEFORE_BAR = 1.0
 
 
@@ -251,14 +251,12 @@ def _manifest(
         raise ArgumentError(f"rows_per_shard is {rows_per_shard}; wanted at least 1")
     if rows_per_shard is None:
         whole = layout.batch * layout.length
-        row_bytes = sum(column.row_bytes for column in source.columns)
-        rows_per_shard = max(_SHARD_BYTES // max(row_bytes, _LABEL_BYTES) // whole, 1) * whole
-    values = [column.stored() for column in source.columns]
+        rows_per_shard = max(_SHARD_BYTES // source.row_bytes // whole, 1) * whole
     return _C.StoreManifest(
         total_rows=source.batches.n_rows,
         rows_per_shard=rows_per_shard,
         has_types=has_types,
-        values=[*values, *source.reductions.stored()],
+        values=source.stored(),
         request=json.dumps(settings),
     )
 
@@ -271,22 +269,22 @@ def _run(
     who: Rank,
     verbose: bool,
 ) -> DumpReport:
-    batch_bytes = int(max(source.batches.first_rows[1:] - source.batches.first_rows[:-1])) * sum(
-        column.row_bytes for column in source.columns
-    )
+    shown = verbose and who.local == 0
     begun = time.perf_counter()
-    writer = _C.StoreWriter(
-        out,
-        manifest,
-        start=start,
-        rank=who.rank,
-        n_ranks=who.n_ranks,
-        run=who.run,
-        queue_bytes=max(batch_bytes, _QUEUE_BYTES),
-    )
+    with shard_bar("reading the store", shown and start == "repair") as read:
+        writer = _C.StoreWriter(
+            out,
+            manifest,
+            start=start,
+            rank=who.rank,
+            n_ranks=who.n_ranks,
+            run=who.run,
+            queue_bytes=max(source.batches.most_rows * source.row_bytes, _QUEUE_BYTES),
+            repair_progress=read,
+        )
     try:
         n_rows = sum(writer.rows_of(shard)[1] for shard in writer.todo)
-        with _bar(n_rows, writer, verbose and who.local == 0) as progress:
+        with _bar(n_rows, writer, shown) as progress:
             write(source, writer, progress)
         shards, rows, n_bytes = writer.done
     finally:

@@ -155,6 +155,11 @@ class Batches:
         """Of the whole store."""
         return int(self.first_rows[-1])
 
+    @property
+    def most_rows(self) -> int:
+        """Of a batch."""
+        return int(np.diff(self.first_rows).max())
+
     def __len__(self) -> int:
         return -(-len(self._starts) // self._layout.batch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +47,6 @@ class Column:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @property
-    def row_bytes(self) -> int:
-        """Of disk."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def types(self) -> tuple[str, ...]:

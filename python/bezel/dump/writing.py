@@ -18,6 +18,7 @@ from bezel.moments import Moments
 if TYPE_CHECKING:
     from bezel.bridge import Bridge
 
+_LABEL_BYTES = 16  # of a row, about
 Rows = dict[str, torch.Tensor]  # by name: [row …]
 
 
@@ -54,6 +55,16 @@ class Source:
     reductions: Reductions
     dtype: torch.dtype | None
     _last: tuple[int, Made] = field(default_factory=lambda: (-1, Made()))
+
+    def stored(self) -> list[_C.StoreValue]:
+        """As the manifest has them."""
+        return [*(column.stored() for column in self.columns), *self.reductions.stored()]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of disk, with labels."""
+        entries = [value.entry_bytes for value in self.stored() if not value.per_shard]
+        return _LABEL_BYTES + sum(entries)
 
     def made(self, i: int) -> Made:
         """Of batch i. A batch that goes on in the next shard runs once."""

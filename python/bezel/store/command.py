@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from bezel import _C
+from bezel.store.progress import shard_bar
 
 SOUND, DAMAGED = 0, 1
-_SECONDS_BEFORE_BAR = 1.0
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +33,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints a line for each finding, and whether the store is sound."""
-    with _bar() as bar:
-        findings, n_rows, total = _C.store_check(arguments.store, arguments.full, _advance(bar))
+    with shard_bar("reading") as advance:
+        findings, n_rows, total = _C.store_check(arguments.store, arguments.full, advance)
     for is_damage, file, what in findings:
         print(f"{'' if is_damage else 'note: '}{file}: {what}")
     is_sound = not any(is_damage for is_damage, *_ in findings)
@@ -65,8 +62,7 @@ def run_index(arguments: argparse.Namespace) -> int:
 def run_merge(arguments: argparse.Namespace) -> int:
     """Joins stores."""
     stopped = threading.Event()
-    with _bar() as bar, ThreadPoolExecutor(1) as pool:
-        advance = _advance(bar)
+    with shard_bar("merging") as advance, ThreadPoolExecutor(1) as pool:
 
         def unless_stopped(done: int, all_of_them: int) -> None:
             if stopped.is_set():
@@ -81,15 +77,3 @@ def run_merge(arguments: argparse.Namespace) -> int:
             stopped.set()
             raise
     return SOUND
-
-
-def _bar() -> tqdm[None]:
-    return tqdm(unit=" shards", delay=_SECONDS_BEFORE_BAR)
-
-
-def _advance(bar: tqdm[None]) -> Callable[[int, int], None]:
-    def advance(done: int, all_of_them: int) -> None:
-        bar.total = all_of_them
-        bar.update(done - bar.n)
-
-    return advance

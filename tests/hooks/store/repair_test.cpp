@@ -66,6 +66,28 @@ TEST_F(Repairs, ASoundStoreIsReadAndLeftAlone) {
   EXPECT_EQ(check_text(acts_, true, false), "");
 }
 
+TEST_F(Repairs, SayHowFarTheyHaveRead) {
+  const std::string journal = whole_[journal_name(0)];
+  put(journal_name(0), journal.substr(0, kRecordBytes));  // two shards have lost their records
+  fs::remove(acts_ / shard_name(2));
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
+  WriterOptions options{.start = Start::kRepair, .repair_progress = [&](auto done, auto all) {
+                          told.emplace_back(done, all);
+                        }};
+  Writer(acts_, small_manifest(), options);
+  EXPECT_EQ(told, (decltype(told){{0, 2}, {1, 2}, {2, 2}}));
+}
+
+TEST_F(Repairs, EndWithoutAChangeWhereTheirProgressThrows) {
+  put(shard_name(1), flipped(whole_[shard_name(1)], 5000));
+  const auto before = files();
+  WriterOptions options{.start = Start::kRepair, .repair_progress = [](auto done, auto) {
+                          if (done == 2) throw std::runtime_error("interrupted");
+                        }};
+  EXPECT_THROW(Writer(acts_, small_manifest(), options), std::runtime_error);
+  EXPECT_EQ(files(), before);
+}
+
 TEST_F(Repairs, AFlippedBitAnywhereInAShardMakesItAgain) {
   for (const std::uint64_t shard : {0, 1, 2}) {
     const std::string name = shard_name(shard), sound = whole_[name];
