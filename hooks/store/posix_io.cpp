@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kNewFile = 0644, kReadOnly = 0444;
+constexpr std::size_t kWritebackBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxTransferBytes = std::size_t{1} << 30;  // read and write stop at 2 GiB
 
 class PosixFile final : public File {
@@ -56,9 +57,22 @@ class PosixFile final : public File {
       const ssize_t n =
           ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), kMaxTransferBytes),
                    static_cast<off_t>(offset));
-      if (n >= 0) return static_cast<std::size_t>(n);
+      if (n >= 0) {
+        start_writeback(offset, static_cast<std::size_t>(n));
+        return static_cast<std::size_t>(n);
+      }
       if (errno != EINTR) fail("write");
     }
+  }
+
+  // So that the disk is at work while a shard fills, and not only when it is synced. Advice: what
+  // goes wrong is sync()'s to say.
+  void start_writeback(std::uint64_t offset, std::size_t n_bytes) const {
+#ifdef SYNC_FILE_RANGE_WRITE
+    if (n_bytes >= kWritebackBytes)
+      ::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(n_bytes),
+                        SYNC_FILE_RANGE_WRITE);
+#endif
   }
 
   void allocate(std::uint64_t n_bytes) override {  // writes zeros where the system cannot reserve

@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import bezel
 BATCH, LENGTH = 8, 128
 RESIDUALS = "blocks.*.hook_resid_post"
 READ_ROWS, READ_WIDTH = 1 << 19, 1536  # of bfloat16: 1.5 GiB
+_ROWS_AT_ONCE = 1 << 13  # that is 24 MiB
 _BLOCK = 1 << 22
 
 
@@ -84,13 +85,23 @@ def row(name: str, ms: float, of_dump: float) -> str:
 
 
 def append_to_h5py(b: Any, tokens: torch.Tensor, names: str, folder: Path) -> None:
+    """Runs of a model, and their values appended."""
+    append_all(
+        (
+            dict(b.run_with_cache(batch, names, return_type=None)[1])
+            for batch in tokens.split(BATCH)
+        ),
+        folder,
+    )
+
+
+def append_all(batches: Iterable[dict[str, torch.Tensor]], folder: Path) -> None:
     """What people write: a resizable, chunked dataset a name, one append a batch, and a flush."""
     folder.mkdir()
     with h5py.File(folder / "acts.h5", "w") as file:
-        for batch in tokens.split(BATCH):
-            _, cache = b.run_with_cache(batch, names, return_type=None)
-            for name, value in cache.items():
-                rows = value.flatten(0, 1).float().numpy()
+        for batch in batches:
+            for name, value in batch.items():
+                rows = value.flatten(0, -2).float().numpy()
                 if name not in file:
                     shape = (0, *rows.shape[1:])
                     file.create_dataset(name, shape, maxshape=(None, *shape[1:]), dtype="f4")
@@ -168,13 +179,40 @@ def read_batches(folder: Path, shuffle: bool, checksum: Any) -> None:
     assert all(len(batch["x"]) for batch in batches)
 
 
+def bench_writing(scratch: Scratch, seconds: float) -> str:
+    """The writer without a model, beside a plain file, and beside a loop that appends to h5py."""
+    rows = torch.randn(_ROWS_AT_ONCE, READ_WIDTH).bfloat16()
+    n_bytes = READ_ROWS * READ_WIDTH * 2
+    runs: dict[str, Callable[[], None]] = {
+        "the same bytes written and synced": lambda: write_raw(scratch.fresh(), n_bytes),
+        "writer": lambda: write_store(scratch.fresh(), rows),
+        "a loop that appends to h5py": lambda: append_all(
+            ({"x": rows} for _ in range(READ_ROWS // _ROWS_AT_ONCE)), scratch.fresh()
+        ),
+    }
+    ms = median_ms(runs, seconds)
+    lines = [
+        f"### Writing {n_bytes / 1e6:.0f} MB of bfloat16", "",
+        "| | GB/s | writer / it |", "|---|---:|---:|",
+    ]  # fmt: skip
+    lines += [f"| {n} | {n_bytes / ms[n] / 1e6:.2f} | {ms[n] / ms['writer']:.2f} |" for n in runs]
+    return "\n".join([*lines, ""])
+
+
 def made_store(scratch: Scratch) -> bezel.ActivationStore:
     """Rows of random numbers, without a model."""
+    folder = scratch.folder / "rows"
+    write_store(folder, torch.randn(_ROWS_AT_ONCE, READ_WIDTH).bfloat16())
+    os.sync()
+    return bezel.ActivationStore(folder)
+
+
+def write_store(folder: Path, rows: torch.Tensor) -> None:
+    """The same rows again and again, in four shards."""
     from bezel import _C
 
-    folder = scratch.folder / "rows"
     manifest = _C.StoreManifest(
-        total_rows=READ_ROWS, rows_per_shard=READ_ROWS // 6, has_types=False,
+        total_rows=READ_ROWS, rows_per_shard=READ_ROWS // 4, has_types=False,
         values=[_C.StoreValue("x", ["d_model"], [READ_WIDTH], "bfloat16")], request="{}",
     )  # fmt: skip
     writer = _C.StoreWriter(
@@ -183,14 +221,13 @@ def made_store(scratch: Scratch) -> bezel.ActivationStore:
     for shard in writer.todo:
         first, n = writer.rows_of(shard)
         writer.begin(shard)
-        writer.put("x", torch.randn(n, READ_WIDTH).bfloat16())
+        for _ in range(0, n, len(rows)):
+            writer.put("x", rows)
         writer.put("token_id", torch.zeros(n, dtype=torch.int32))
         writer.put("document", torch.arange(first, first + n))
         writer.put("position", torch.zeros(n, dtype=torch.int32))
     writer.finish()
     writer.close()
-    os.sync()
-    return bezel.ActivationStore(folder)
 
 
 def bench_stores(seconds: float) -> str:
@@ -207,6 +244,7 @@ def bench_stores(seconds: float) -> str:
                 bench_dump("Dump, miniature, all residuals", nano, 60, RESIDUALS, scratch, seconds),
                 bench_dump("Dump, E2B width, one name", e2b, 2, one, scratch, seconds),
                 bench_dump("Dump, E2B width, all residuals", e2b, 2, RESIDUALS, scratch, seconds),
+                bench_writing(scratch, seconds),
                 bench_reading(scratch, seconds),
             ]
         )
