@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 BATCH, LENGTH = 8, 1024
 _SHARD_BYTES = 512 << 20  # about; sealing one takes some hundredths of a second
-_QUEUE_BYTES = 64 << 20  # at least
+_QUEUE_BYTES = 16 << 20  # at least
 _SECONDS_BEFORE_BAR = 1.0
 
 

@@ -12,7 +12,7 @@ from bezel import _C
 from bezel.dump.batches import Batch, Batches
 from bezel.dump.chosen import Chosen
 from bezel.dump.columns import Column
-from bezel.dump.reductions import Reductions
+from bezel.dump.reductions import Reductions, Statistics
 from bezel.moments import Moments
 
 if TYPE_CHECKING:
@@ -116,24 +116,47 @@ def write(source: Source, writer: _C.StoreWriter, progress: Callable[[int], None
     for shard in writer.todo:
         first, n = writer.rows_of(shard)
         writer.begin(shard)
-        labels: list[Rows] = []
-        moments: dict[str, Moments] = {}
+        once = _Once(source.reductions.by_shard, n)
         for i in source.batches.of_rows(first, n):
             begin, end = int(first_rows[i]), int(first_rows[i + 1])
             if begin == end:  # a batch of which nothing is kept need not run
                 continue
             part = slice(max(first, begin) - begin, min(first + n, end) - begin)
             made = source.made(i)
-            labels.append({name: rows[part] for name, rows in made.labels.items()})
             for name, rows in made.stored.items():
                 writer.put(name, rows[part])
-            for one in source.reductions.by_shard:
-                rows = made.reduced[one.of.name][part]
-                moments[one.of.name] = one.add(moments.get(one.of.name), rows)
+            once.add(made, part)
             progress(part.stop - part.start)
-        for name in labels[0]:  # at once: they are small, and many writes are not
-            writer.put(name, torch.cat([rows[name] for rows in labels]))
-        for one in source.reductions.by_shard:
-            for name, entry in one.entries(moments[one.of.name]).items():
-                writer.put(name, entry)
+        once.put(writer)
     writer.finish()
+
+
+class _Once:
+    """What a shard gets at its end: labels, which are small, and statistics of all its rows."""
+
+    def __init__(self, statistics: list[Statistics], n_rows: int) -> None:
+        self._statistics, self._n_rows = statistics, n_rows
+        self._labels: Rows = {}
+        self._moments: dict[str, Moments] = {}
+        self._n = 0
+
+    def add(self, made: Made, part: slice) -> None:
+        """The next rows."""
+        end = self._n + part.stop - part.start
+        for name, rows in made.labels.items():
+            if name not in self._labels:
+                # In one piece: small ones that stay cut up the memory that batches give back.
+                self._labels[name] = torch.empty(self._n_rows, dtype=rows.dtype)
+            self._labels[name][self._n : end] = rows[part]
+        for one in self._statistics:
+            rows = made.reduced[one.of.name][part]
+            self._moments[one.of.name] = one.add(self._moments.get(one.of.name), rows)
+        self._n = end
+
+    def put(self, writer: _C.StoreWriter) -> None:
+        """All of it."""
+        for name, label in self._labels.items():
+            writer.put(name, label)
+        for one in self._statistics:
+            for name, entry in one.entries(self._moments[one.of.name]).items():
+                writer.put(name, entry)
