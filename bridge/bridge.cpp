@@ -12,6 +12,7 @@
 #include "bezel/bridge/forward.h"
 #include "bezel/bridge/inventory.h"
 #include "bezel/bridge/kv_cache.h"
+#include "bezel/bridge/loss.h"
 #include "bezel/hooks/allocator.h"
 #include "bezel/hooks/error.h"
 #include "bezel/hooks/memory.h"
@@ -95,14 +96,27 @@ void set_media_sizes(const PreparedInput& prepared, const ModelSpec& spec, hooks
   set(Axis::kChunk, (media.sound.soft_valid.size(1) + chunk - 1) / chunk);
 }
 
-Extent extent_of(const PreparedInput& prepared, const ModelSpec& spec, const Plan& plan,
-                 Output output) {
+bool is_loss(Output output) { return output == Output::kLoss || output == Output::kLossPerToken; }
+
+Extent extent_of(const PreparedInput& prepared, const Input& input, const ModelSpec& spec,
+                 const Plan& plan, Output output) {
   const bool to_the_end = prepared.stop_layer == spec.n_layers;
   if (output == Output::kLogits) return {prepared.stop_layer, to_the_end};
+  if (is_loss(output)) return {prepared.stop_layer, true, input.labels};
   if (plan.needs_head()) return {prepared.stop_layer, true};
   const bool keeps_keys = prepared.kv_cache && !prepared.kv_cache->is_frozen();
   if (keeps_keys) return {prepared.stop_layer, false};  // they come from every block
   return {std::max(prepared.first_layer, plan.last_layer() + 1), false};
+}
+
+void check_loss(const PreparedInput& prepared, const Input& input, const ModelSpec& spec) {
+  if (!input.labels.defined()) throw ArgumentError("the loss needs labels [batch pos]");
+  if (prepared.stop_layer < spec.n_layers) {
+    throw ArgumentError("the loss needs the last block, and stop_at_layer ends the run before it");
+  }
+  if (prepared.n_logits < prepared.n_pos) {
+    throw ArgumentError("the loss needs the logits of every position; leave logits_to_keep out");
+  }
 }
 
 bool differentiates_media(const Media& media) {
@@ -241,6 +255,7 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   const PreparedInput prepared = prepare(input, spec_, model);
   // What a later run reads has no gradient, so that this one has none to give.
   c10::AutoGradMode gradients(c10::GradMode::is_enabled() && !prepared.kv_cache);
+  if (is_loss(options.output)) check_loss(prepared, input, spec_);
   const auto plan = compile(prepared, input, request);
   check_gradients(*plan, prepared);
   make_room(*plan, request.device.value_or(model.device()));
@@ -251,10 +266,13 @@ RunResult Bridge::run(const Input& input, const Request& request, const RunOptio
   // Where no gradient can arise, the operators' autograd layer is time for nothing.
   if (is_gradient_free(input, request)) run.leave_autograd_out();
   auto output =
-      forward(prepared, input.start_state, extent_of(prepared, spec_, *plan, options.output), spec_,
-              weights_, context, run);
+      forward(prepared, input.start_state, extent_of(prepared, input, spec_, *plan, options.output),
+              spec_, weights_, context, run);
   if (prepared.kv_cache) prepared.kv_cache->commit(prepared.hook_positions);
   if (options.output == Output::kNothing) output.reset();
+  if (options.output == Output::kLoss) {
+    output = mean_over_pairs(output, input.labels.to(output.device()), prepared.valid);
+  }
   // The caller may write into what it is given; the cache must not change with it.
   if (output.defined() && run.cache_shares(output)) output = output.clone();
   return {output, run.cache(), prepared.valid};

@@ -20,7 +20,8 @@
 namespace bezel::bridge {
 
 struct RunResult {
-  at::Tensor output;  // logits [batch pos d_vocab], or the stream at stop_at_layer; or undefined
+  /// Logits [batch pos d_vocab], the stream at stop_at_layer, or a loss; or undefined.
+  at::Tensor output;
   std::shared_ptr<hooks::ActivationCache> cache;
   at::Tensor valid;  // [batch pos] bool; undefined where nothing is padding
 };

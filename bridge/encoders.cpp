@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include "bezel/bridge/audio/conformer.h"
-#include "bezel/bridge/leaf.h"
 
 namespace bezel::bridge {
 namespace {
@@ -36,7 +35,7 @@ at::Tensor image_features(const Images& images, const ModelSpec& spec, const Wei
   const hooks::Tap tap(run, 0);
   const VisionWeights& w = *weights.vision;
   const auto soft = w.encoder ? encode_images(images, spec, *w.encoder, context, run)
-                              : embed_images(images, *w.embedder, context, tap, run);
+                              : embed_images(images, *w.embedder, context, tap);
   return project_soft_tokens(soft, w.projection, spec.vision->projector, kVision, context, tap);
 }
 
@@ -44,8 +43,8 @@ at::Tensor audio_features(const Sound& sound, const ModelSpec& spec, const Weigh
                           const Context& context, hooks::Run& run) {
   place(sound, *spec.audio, run);
   const AudioWeights& w = *weights.audio;
-  const auto frames = w.encoder ? encode_sound(sound, spec, *w.encoder, context, run)
-                                : leaf_if_watched(sound.features, run);
+  const auto frames =
+      w.encoder ? encode_sound(sound, spec, *w.encoder, context, run) : sound.features;
   const auto projected = project_soft_tokens(frames, w.projection, spec.audio->projector, kAudio,
                                              context, hooks::Tap(run, 0));
   const auto place = sound.soft_valid.flatten().nonzero().squeeze(1);

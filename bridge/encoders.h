@@ -21,7 +21,7 @@ at::Tensor encode_images(const Images& images, const ModelSpec& spec,
 
 /// Images and frames → soft tokens [soft d_vision], one for each valid patch.
 at::Tensor embed_images(const Images& images, const VisionEmbedderWeights& weights,
-                        const Context& context, hooks::Tap tap, const hooks::Run& run);
+                        const Context& context, hooks::Tap tap);
 
 /// Clips → audio_encoder.hook_out [audio frame d_audio_out].
 at::Tensor encode_sound(const Sound& sound, const ModelSpec& spec,

@@ -11,7 +11,6 @@
 #include "bezel/bridge/encoders.h"
 #include "bezel/bridge/kv_cache.h"
 #include "bezel/bridge/layers.h"
-#include "bezel/bridge/leaf.h"
 #include "bezel/bridge/ops/attend.h"
 #include "bezel/bridge/ops/rope.h"
 #include "bezel/hooks/error.h"
@@ -59,10 +58,10 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
   const auto tokens = looked_up(input, spec, tap);
   Embedded result;
   if (input.first_layer > 0) {
-    result.stream = leaf_if_watched(input.embeddings, run);
+    result.stream = input.embeddings;
   } else {
     auto embeddings = input.embeddings.defined() ? input.embeddings : embed_tokens(tokens, weights);
-    embeddings = tap("hook_embed", leaf_if_watched(std::move(embeddings), run));
+    embeddings = tap("hook_embed", std::move(embeddings));
     const auto features = encode_media(input.media, spec, weights, context, run);
     result.stream =
         tap("hook_full_embed", merge(embeddings, features, input.media, input.media_places));
@@ -72,7 +71,7 @@ Embedded embed(const PreparedInput& input, const NamedTensors& start_state, cons
   if (given != start_state.end()) {
     const std::vector<std::int64_t> shape = {input.n_batch, input.n_pos, spec.n_layers, spec.d_ple};
     auto inputs = taken(given->second, given->first, shape, weights.embed);
-    result.ple_inputs = tap("ple.hook_inputs", leaf_if_watched(std::move(inputs), run));
+    result.ple_inputs = tap("ple.hook_inputs", std::move(inputs));
     return result;
   }
   if (input.first_layer > 0 && input.media_places.any()) {
@@ -166,6 +165,10 @@ at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
                    by_layer[layer], context, state, Tap(run, layer + 1));
   }
   if (!extent.head) return stream;
+  if (extent.labels.defined()) {
+    return token_losses(stream, extent.labels.to(stream.device()), input.valid, weights, spec,
+                        context, Tap(run, 0));
+  }
   return unembed(stream, input.n_logits, weights, spec, context, Tap(run, 0));
 }
 

@@ -9,17 +9,19 @@
 
 namespace bezel::bridge {
 
-/// Where a run ends: blocks [first, stop), then the head or not.
+/// Where a run ends: blocks [first, stop), then the head or not; the loss in the logits' place
+/// where there are labels.
 struct Extent {
   int stop_layer = 0;
   bool head = true;
+  at::Tensor labels{};  // [batch pos] int64
 };
 
 /// Rotations and masks of every layer for this input.
 Places make_places(const PreparedInput& input, const ModelSpec& spec,
                    const at::TensorOptions& model);
 
-/// hook_logits, or the stream at the end of the extent.
+/// hook_logits, the loss of each token [batch pos-1], or the stream at the end of the extent.
 at::Tensor forward(const PreparedInput& input, const NamedTensors& start_state,
                    const Extent& extent, const ModelSpec& spec, const Weights& weights,
                    const Context& context, hooks::Run& run);

@@ -32,6 +32,7 @@ struct Input {
   Media media{};
   std::optional<std::int64_t> start_at_layer{}, stop_at_layer{};  // negative counts from the end
   std::optional<std::int64_t> logits_to_keep{};                   // the last ones; nullopt: all
+  at::Tensor labels{};  // of a loss: [batch pos] integers, -100 is ignored
   /// For start_at_layer: ple.hook_inputs, and hook_rot_k and hook_v_normed of donors before it.
   NamedTensors start_state{};
   /// The tokens before these, which join it when the run has ended (unless it is frozen).
@@ -41,8 +42,10 @@ struct Input {
 
 /// What a run ends with.
 enum class Output : std::uint8_t {
-  kLogits,   // hook_logits; with stop_at_layer, the stream entering that block
-  kNothing,  // the run stops once every hook has fired
+  kLogits,        // hook_logits; with stop_at_layer, the stream entering that block
+  kLoss,          // in nats, the mean over pairs of neighbouring valid tokens
+  kLossPerToken,  // [batch pos-1], 0 where a pair does not count
+  kNothing,       // the run stops once every hook has fired
 };
 
 struct RunOptions {

@@ -61,4 +61,10 @@ at::Tensor block(at::Tensor stream, int layer, const LayerWeights& weights, cons
 at::Tensor unembed(const at::Tensor& stream, std::int64_t n_logits, const Weights& weights,
                    const ModelSpec& spec, const Context& context, hooks::Tap tap);
 
+/// The same up to the cross entropy of the next token [batch pos-1], see loss.h; the logits are
+/// made only where somebody looks at them.
+at::Tensor token_losses(const at::Tensor& stream, const at::Tensor& labels, const at::Tensor& valid,
+                        const Weights& weights, const ModelSpec& spec, const Context& context,
+                        hooks::Tap tap);
+
 }  // namespace bezel::bridge

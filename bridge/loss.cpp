@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "bezel/bridge/ops/dtype.h"
+#include "bezel/bridge/ops/unembed_loss.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::bridge {
@@ -12,9 +13,9 @@ namespace {
 
 constexpr std::int64_t kIgnored = -100;  // the reference's ignore_index
 
-void check_labels(const at::Tensor& logits, const at::Tensor& labels) {
-  const auto batch_pos = logits.sizes().slice(0, 2);
-  const std::int64_t d_vocab = logits.size(2);
+// values [batch pos …]
+void check_labels(const at::Tensor& values, std::int64_t d_vocab, const at::Tensor& labels) {
+  const auto batch_pos = values.sizes().slice(0, 2);
   if (at::isIntegralType(labels.scalar_type(), /*includeBool=*/false) &&
       labels.sizes() == batch_pos) {
     const auto counted = labels != kIgnored;
@@ -41,7 +42,7 @@ at::Tensor targets(const at::Tensor& labels, const at::Tensor& valid) {
 
 at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
                           const at::Tensor& valid) {
-  check_labels(logits, labels);
+  check_labels(logits, logits.size(2), labels);
   const auto predicting = ops::widened(logits.narrow(1, 0, logits.size(1) - 1));
   const auto next = targets(labels.to(at::kLong), valid);
   const auto counted = next != kIgnored;
@@ -49,6 +50,20 @@ at::Tensor loss_per_token(const at::Tensor& logits, const at::Tensor& labels,
       predicting.gather(2, next.masked_fill(~counted, 0).unsqueeze(2)).squeeze(2);
   // Not torch's cross entropy, which adds up the words of a large vocabulary one by one in float32.
   return at::where(counted, predicting.logsumexp(2) - of_labels, 0);
+}
+
+at::Tensor loss_per_token(const at::Tensor& normed, const at::Tensor& unembed,
+                          std::optional<double> softcap, const at::Tensor& labels,
+                          const at::Tensor& valid) {
+  check_labels(normed, unembed.size(0), labels);
+  const auto next = targets(labels.to(at::kLong), valid);
+  const auto rows = normed.narrow(1, 0, normed.size(1) - 1).flatten(0, 1);
+  const auto words = next.flatten(), counted = (words != kIgnored).nonzero().squeeze(1);
+  if (counted.numel() == words.numel())
+    return ops::unembed_loss(rows, unembed, words, softcap).view(next.sizes());
+  const auto nats = ops::unembed_loss(rows.index_select(0, counted), unembed,
+                                      words.index_select(0, counted), softcap);
+  return at::zeros({words.numel()}, nats.options()).index_copy(0, counted, nats).view(next.sizes());
 }
 
 at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid) {
@@ -61,10 +76,13 @@ at::Tensor n_pairs(const at::Tensor& labels, const at::Tensor& valid) {
   return counted;
 }
 
+at::Tensor mean_over_pairs(const at::Tensor& losses, const at::Tensor& labels,
+                           const at::Tensor& valid) {
+  return losses.sum() / n_pairs(labels, valid);
+}
+
 at::Tensor mean_loss(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& valid) {
-  check_labels(logits, labels);
-  const auto n = n_pairs(labels, valid);
-  return loss_per_token(logits, labels, valid).sum() / n;
+  return mean_over_pairs(loss_per_token(logits, labels, valid), labels, valid);
 }
 
 }  // namespace bezel::bridge

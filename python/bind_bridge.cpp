@@ -86,6 +86,8 @@ py::tuple soft_tokens(const Bridge& self, const Input& input) {
       media.has_audio() ? std::optional(media.sound.soft_valid) : std::nullopt);
 }
 
+using LossOfLogits = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&);
+
 // valid is None where nothing is padding
 template <auto compute>
 at::Tensor loss(const at::Tensor& logits, const at::Tensor& labels,
@@ -130,11 +132,14 @@ void bind_input(py::module_& module) {
       .def_readwrite("start_at_layer", &Input::start_at_layer)
       .def_readwrite("stop_at_layer", &Input::stop_at_layer)
       .def_readwrite("logits_to_keep", &Input::logits_to_keep)
+      .def_readwrite("labels", &Input::labels)
       .def_readwrite("start_state", &Input::start_state)
       .def_readwrite("kv_cache", &Input::kv_cache);
   py::enum_<Path>(module, "Path").value("automatic", Path::kAutomatic).value("open", Path::kOpen);
   py::enum_<Output>(module, "Output")
       .value("logits", Output::kLogits)
+      .value("loss", Output::kLoss)
+      .value("loss_per_token", Output::kLossPerToken)
       .value("nothing", Output::kNothing);
 }
 
@@ -178,7 +183,7 @@ void bind_bridge(py::module_& module) {
       .def("encode", &encode)
       .def("soft_tokens", &soft_tokens);
   module.def("load", &load);
-  module.def("loss_per_token", &loss<bridge::loss_per_token>);
+  module.def("loss_per_token", &loss<static_cast<LossOfLogits>(bridge::loss_per_token)>);
   module.def("mean_loss", &loss<bridge::mean_loss>);
 }
 

@@ -236,7 +236,8 @@ void bind_writer(py::module_& module) {
                                                                         .repair_progress = heard});
            }),
            py::arg("folder"), py::arg("manifest"), py::kw_only(), py::arg("start"), py::arg("rank"),
-           py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"), py::arg("repair_progress") = store::ShardProgress())
+           py::arg("n_ranks"), py::arg("run"), py::arg("queue_bytes"),
+           py::arg("repair_progress") = store::ShardProgress())
       .def_property_readonly("todo", [](const TensorWriter& own) { return own.writer().todo(); })
       .def_property_readonly("bytes_needed",
                              [](const TensorWriter& own) { return own.writer().bytes_needed(); })

@@ -6,7 +6,6 @@
 #include "bezel/bridge/audio/conformer.h"
 #include "bezel/bridge/encoders.h"
 #include "bezel/bridge/inventory.h"
-#include "bezel/bridge/leaf.h"
 #include "bezel/bridge/ops/linear.h"
 
 namespace bezel::bridge {
@@ -26,7 +25,7 @@ at::Tensor subsample(const at::Tensor& x, const at::Tensor& valid, const Subsamp
 at::Tensor embed_frames(const Sound& sound, const AudioEncoderSpec& spec,
                         const AudioEncoderWeights& w, const Context& context, hooks::Run& run) {
   const Tap tap(run, 0);
-  const auto features = tap("audio_encoder.hook_features", leaf_if_watched(sound.features, run));
+  const auto features = tap("audio_encoder.hook_features", sound.features);
   const auto half =
       tap("audio_encoder.subsample.0.hook_out",
           subsample(features.unsqueeze(1), sound.valid, w.subsample[0], spec.norm_eps));

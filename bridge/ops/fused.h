@@ -49,6 +49,11 @@ AttentionValues masked_softmax(at::Tensor dots, const at::Tensor& mask);
 /// weight [n d], contiguous, times the one row of x [… d], both bfloat16 → [… n].
 at::Tensor matrix_vector(const at::Tensor& weight, const at::Tensor& x);
 
+/// raw [row d_vocab] before the softcap (0: none), targets [row] int64 → nats [row] float32: −log
+/// softmax of the target. Where it leaves the gradient of each row's loss, that stands in raw.
+at::Tensor word_losses(at::Tensor& raw, const at::Tensor& targets, double cap,
+                       bool leaves_gradient);
+
 /// gate, up [… d] → gelu(gate) * up.
 at::Tensor gated_gelu(const at::Tensor& gate, const at::Tensor& up);
 

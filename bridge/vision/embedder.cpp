@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 
 #include "bezel/bridge/encoders.h"
-#include "bezel/bridge/leaf.h"
 #include "bezel/bridge/ops/linear.h"
 
 namespace bezel::bridge {
@@ -26,9 +25,9 @@ at::Tensor position_embeddings(const Images& images, const at::Tensor& table) {
 }  // namespace
 
 at::Tensor embed_images(const Images& images, const VisionEmbedderWeights& weights,
-                        const Context& context, hooks::Tap tap, const hooks::Run& run) {
+                        const Context& context, hooks::Tap tap) {
   const auto pixels = images.pixels.to(weights.dense.scalar_type());
-  const auto patches = tap("vision_embedder.hook_patches", leaf_if_watched(pixels, run));
+  const auto patches = tap("vision_embedder.hook_patches", pixels);
   const auto normed = tap("vision_embedder.hook_ln1", layer_norm(patches, weights.ln1));
   const auto dense = tap("vision_embedder.hook_dense",
                          ops::linear(normed, weights.dense, context.path) + weights.dense_bias);

@@ -7,7 +7,6 @@
 #include "bezel/bridge/encoders.h"
 #include "bezel/bridge/inventory.h"
 #include "bezel/bridge/layers.h"
-#include "bezel/bridge/leaf.h"
 #include "bezel/bridge/ops/dtype.h"
 #include "bezel/bridge/ops/linear.h"
 #include "bezel/bridge/ops/rope.h"
@@ -26,9 +25,9 @@ at::Tensor position_embeddings(const Images& images, const at::Tensor& tables) {
 }
 
 at::Tensor embed_patches(const Images& images, const VisionEncoderWeights& weights,
-                         const Context& context, Tap tap, const hooks::Run& run) {
+                         const Context& context, Tap tap) {
   const auto scaled = (2 * (images.pixels - 0.5)).to(weights.patches.scalar_type());
-  const auto patches = tap("vision_encoder.hook_patches", leaf_if_watched(scaled, run));
+  const auto patches = tap("vision_encoder.hook_patches", scaled);
   const auto embedded =
       tap("vision_encoder.hook_embed", ops::linear(patches, weights.patches, context.path));
   return embedded +
@@ -75,7 +74,7 @@ at::Tensor encode_images(const Images& images, const ModelSpec& spec,
   const VisionEncoderSpec& own = *spec.vision->encoder;
   const Tap tap(run, 0);
   const Context here = context_of(images, own, weights.patches, context);
-  auto stream = embed_patches(images, weights, here, tap, run);
+  auto stream = embed_patches(images, weights, here, tap);
   RunState state{{}, nullptr};
   for (int layer = 0; layer < static_cast<int>(own.n_layers); ++layer) {
     if (here.check_interrupt) here.check_interrupt();

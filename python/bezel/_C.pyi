@@ -130,6 +130,7 @@ class Input:
     start_at_layer: int | None
     stop_at_layer: int | None
     logits_to_keep: int | None
+    labels: torch.Tensor | None
     start_state: dict[str, torch.Tensor]
     kv_cache: KvCache | None
 
@@ -150,6 +151,8 @@ class Path:
 
 class Output:
     logits: ClassVar[Output]
+    loss: ClassVar[Output]
+    loss_per_token: ClassVar[Output]
     nothing: ClassVar[Output]
 
 class RunResult:

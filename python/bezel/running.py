@@ -251,13 +251,18 @@ class Running(StandingHooks):
         self._add_registered(request, made, is_partial)
         for hook in own:
             hook.add_to(request)
-        output = _C.Output.nothing if return_type is None else _C.Output.logits
+        per_token = arguments.get("loss_per_token", False)
+        if return_type == "loss":  # never all logits at once, where nobody looks at them
+            made.labels = labels
+            output = _C.Output.loss_per_token if per_token else _C.Output.loss
+        else:
+            output = _C.Output.nothing if return_type is None else _C.Output.logits
         run = self._core.run(made, request, self._path, output)
-        if not wants_loss:
+        if return_type != "both":
             return _Run(run.output, run.cache)
-        compute = _C.loss_per_token if arguments.get("loss_per_token") else _C.mean_loss
+        compute = _C.loss_per_token if per_token else _C.mean_loss
         loss = compute(run.output, labels.to(run.output.device), run.valid)
-        return _Run(loss if return_type == "loss" else (run.output, loss), run.cache)
+        return _Run((run.output, loss), run.cache)
 
 
 # Arguments of a run that may not compute every value.
