@@ -16,6 +16,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_generate import bench_generation
+from bench_loss import bench_loss
 from bench_media import media_memory, media_tables
 from bench_patching import bench_attribution, bench_sweep
 from bench_runs import bench_edits, bench_loading, bench_memory, bench_model
@@ -52,6 +53,7 @@ def speed_tables(seconds: float, programs: Path) -> Tables:
         ),
         "loading": lambda: bench_loading(seconds),
         "memory": bench_memory,
+        "memory-loss": bench_loss,
     }  # fmt: skip
 
 
