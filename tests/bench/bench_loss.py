@@ -26,9 +26,9 @@ def bench_loss() -> str:
             words = [sys.executable, str(script), engine, str(folder), str(N_TOKENS)]
             answer = subprocess.run(words, check=True, capture_output=True, text=True)
             reports[engine] = json.loads(answer.stdout)
-    of_peer = reports["transformers"]["extra"]
+    of_peer, n_words = reports["transformers"]["extra"], SIZES["vocab_size"]
     lines = [
-        f"### Loss and gradient: {N_TOKENS} tokens, {SIZES['vocab_size']:,} words, 4 layers, bfloat16",
+        f"### Loss and gradient: {N_TOKENS} tokens, {n_words:,} words, 4 layers, bfloat16",
         "", "| | peak beside the model, MiB | of transformers' | loss |", "|---|---:|---:|---:|",
     ]  # fmt: skip
     lines += [
