@@ -34,7 +34,7 @@ std::string_view to_string(DType dtype) { return row_of(dtype).word; }
 bool is_of_rows(DType dtype) { return row_of(dtype).is_of_rows; }
 std::optional<DType> dtype_of(std::string_view word) {
   const auto* const row = std::ranges::find(kRows, word, &Row::word);
-  return row == kRows.end() || !row->is_of_rows ? std::nullopt : std::optional(row->dtype);
+  return row == kRows.end() ? std::nullopt : std::optional(row->dtype);
 }
 
 }  // namespace bezel::store

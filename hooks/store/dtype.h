@@ -25,7 +25,6 @@ std::size_t size_of(DType dtype);  // bytes
 std::string_view to_string(DType dtype);
 /// Whether the rows of a store may be of it; a file alone may hold any.
 bool is_of_rows(DType dtype);
-/// The dtype of rows that has this name.
 std::optional<DType> dtype_of(std::string_view word);
 
 }  // namespace bezel::store

@@ -33,7 +33,7 @@ std::uint64_t check_seal(const File& file, const SealedKind& kind) {
   const std::string name = file.path().string();
   std::array<std::byte, kHdf5.size()> signature{};
   const std::uint64_t n_bytes = file.size();
-  if (n_bytes < signature.size() || file.pread(0, signature) != signature.size() ||
+  if (file.pread(0, signature) != signature.size() ||
       !std::ranges::equal(signature, std::as_bytes(std::span(kHdf5))))
     throw StoreError(name + " is no HDF5 file; wanted " + kind.wanted);
   Seal stored{};

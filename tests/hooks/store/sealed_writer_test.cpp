@@ -152,5 +152,14 @@ TEST_F(SealedWriter, AfterACrashOrAPowerCutTheFileIsTheOldOneOrTheNew) {
     });
 }
 
+TEST_F(SealedWriter, WhatWasWrittenSurvivesAPowerCut) {
+  write_file(path_, "old");
+  FaultyIo io;
+  write_sealed(io, path_, small_entries());
+  const std::string whole = bytes_of(path_);
+  io.lose_power();
+  EXPECT_EQ(bytes_of(path_), whole);
+}
+
 }  // namespace
 }  // namespace bezel::store
