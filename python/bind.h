@@ -25,6 +25,7 @@ void bind_weights(py::module_& module);
 void bind_generate(py::module_& module);
 void bind_patch_sweep(py::module_& module);
 void bind_store(py::module_& module);
+void bind_sealed(py::module_& module);  // a part of it
 void bind_verify(py::module_& module);
 
 /// Makes an exception (one of Python's own, or one of bezel's) Python's current error.

@@ -5,7 +5,6 @@
 #include <pybind11/stl/filesystem.h>
 
 #include <algorithm>
-#include <array>
 #include <mutex>
 
 #include "bezel/hooks/error.h"
@@ -17,6 +16,7 @@
 #include "bezel/hooks/store/reader.h"
 #include "bezel/hooks/store/writer.h"
 #include "bind.h"
+#include "dtypes.h"
 
 namespace bezel::python {
 namespace {
@@ -24,23 +24,6 @@ namespace {
 using store::DType;
 using store::Manifest;
 using store::Value;
-
-struct Kind {
-  DType stored;
-  at::ScalarType of_tensor;
-};
-constexpr auto kKinds = std::to_array<Kind>({
-    {DType::kBFloat16, at::kBFloat16},
-    {DType::kFloat32, at::kFloat},
-    {DType::kFloat64, at::kDouble},
-    {DType::kUInt8, at::kByte},
-    {DType::kInt32, at::kInt},
-    {DType::kInt64, at::kLong},
-});
-
-at::ScalarType type_of(DType stored) {
-  return std::ranges::find(kKinds, stored, &Kind::stored)->of_tensor;
-}
 
 DType dtype_named(const std::string& word) {
   if (const auto found = store::dtype_of(word)) return *found;
@@ -343,6 +326,7 @@ void bind_store(py::module_& module) {
     const auto io = store::make_posix_io();
     store::write_index(*io, folder);
   });
+  bind_sealed(module);
 }
 
 }  // namespace bezel::python

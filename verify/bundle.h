@@ -1,5 +1,5 @@
 // A reference bundle: what Hugging Face transformers computes, written once by
-// `bezel reference MODEL --out ref.h5`. No torch here: HDF5 and xtensor.
+// `bezel reference MODEL --out ref.h5`. No torch here: hooks/store and xtensor.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 #include <vector>
 #include <xtensor/xarray.hpp>
 
-#include "bezel/verify/h5.h"
+#include "bezel/verify/bundle_file.h"
 
 namespace bezel::verify {
 
@@ -78,9 +78,9 @@ class Bundle {
 
   const std::filesystem::path& path() const { return path_; }
   /// config.json and generation_config.json of the checkpoint, as text.
-  std::string config() const { return file_.text_attribute("/meta", "config"); }
-  std::string generation_config() const;
-  std::string versions() const { return file_.text_attribute("/meta", "versions"); }
+  std::string config() const { return text("/meta", "config"); }
+  std::string generation_config() const { return text("/meta", "generation_config"); }
+  std::string versions() const { return text("/meta", "versions"); }
   std::vector<ReferenceWeight> weights() const;
 
   /// The inputs that a phase reads, in the order in which they were run: text is P1's.
@@ -100,10 +100,13 @@ class Bundle {
   ReferenceGreedy greedy(const std::string& input) const;
 
  private:
+  std::string text(const std::string& object, const std::string& name) const {
+    return file_.attribute<std::string>(object, name);
+  }
   static std::string at(const std::string& input, const std::string& what);
 
   std::filesystem::path path_;
-  h5::File file_;
+  BundleFile file_;
 };
 
 }  // namespace bezel::verify

@@ -1,10 +1,12 @@
 #include "bezel/hooks/store/h5.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 
 #include "bezel/hooks/error.h"
+#include "bezel/hooks/store/h5_heap.h"
 
 namespace bezel::store::h5 {
 namespace {
@@ -13,7 +15,13 @@ namespace {
 struct Driver {
   H5FD_t base;
   Storage* storage;
+  Use use;
   haddr_t end_of_addresses;
+};
+// What an access list carries to the driver.
+struct Wanted {
+  Storage* storage;
+  Use use;
 };
 Driver& driver_of(H5FD_t* file) { return *reinterpret_cast<Driver*>(file); }
 const Driver& driver_of(const H5FD_t* file) { return *reinterpret_cast<const Driver*>(file); }
@@ -31,7 +39,9 @@ herr_t guarded(Storage& storage, const std::function<void()>& action) {
 
 H5FD_t* open_driver(const char*, unsigned, hid_t access, haddr_t) {
   auto driver = std::make_unique<Driver>();
-  driver->storage = *static_cast<Storage* const*>(H5Pget_driver_info(access));
+  const auto& wanted = *static_cast<const Wanted*>(H5Pget_driver_info(access));
+  driver->storage = wanted.storage;
+  driver->use = wanted.use;
   return &driver.release()->base;  // close_driver() takes it back
 }
 
@@ -40,9 +50,19 @@ herr_t close_driver(H5FD_t* file) {
   return 0;
 }
 
-herr_t query(const H5FD_t*, unsigned long* flags) {
+herr_t query(const H5FD_t* file, unsigned long* flags) {
   *flags = H5FD_FEAT_AGGREGATE_METADATA | H5FD_FEAT_ACCUMULATE_METADATA |
            H5FD_FEAT_DEFAULT_VFD_COMPATIBLE;
+  if (file != nullptr && driver_of(file).use == Use::kMakePacked)
+    *flags |= H5FD_FEAT_AGGREGATE_SMALLDATA;
+  return 0;
+}
+
+// Which kinds of bytes may stand in the gaps that others left.
+herr_t get_type_map(const H5FD_t* file, H5FD_mem_t* map) {
+  constexpr std::array<H5FD_mem_t, H5FD_MEM_NTYPES> kApart = H5FD_FLMAP_DEFAULT,
+                                                    kTogether = H5FD_FLMAP_DICHOTOMY;
+  std::ranges::copy(driver_of(file).use == Use::kMakePacked ? kTogether : kApart, map);
   return 0;
 }
 
@@ -53,9 +73,15 @@ herr_t set_eoa(H5FD_t* file, H5FD_mem_t, haddr_t end) {
   return 0;
 }
 
-herr_t read(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t offset, std::size_t n, void* into) {
+herr_t read(H5FD_t* file, H5FD_mem_t type, hid_t, haddr_t offset, std::size_t n, void* into) {
   Storage& storage = *driver_of(file).storage;
-  return guarded(storage, [&] { storage.read(offset, {static_cast<std::byte*>(into), n}); });
+  return guarded(storage, [&] {
+    const std::span bytes(static_cast<std::byte*>(into), n);
+    storage.read(offset, bytes);
+    // Values are not read through HDF5: what it reads as raw bytes is a heap, mostly of texts.
+    if (type == H5FD_MEM_DRAW && driver_of(file).use == Use::kRead && is_collection(bytes))
+      objects_in(storage, bytes);
+  });
 }
 
 herr_t write(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t offset, std::size_t n, const void* from) {
@@ -74,10 +100,11 @@ H5FD_class_t make_class() {
   driver.name = "bezel";
   driver.maxaddr = kMaxAddress;
   driver.fc_degree = H5F_CLOSE_STRONG;
-  driver.fapl_size = sizeof(void*);  // of a Storage
+  driver.fapl_size = sizeof(Wanted);
   driver.open = open_driver;
   driver.close = close_driver;
   driver.query = query;
+  driver.get_type_map = get_type_map;
   driver.get_eoa = get_eoa;
   driver.set_eoa = set_eoa;
   driver.get_eof = get_eof;
@@ -96,16 +123,17 @@ hid_t driver_id() {
   return kId;
 }
 
-Handle access_to(Storage* storage) {
-  // Blocks of values stand on pages of their own; smaller things stand close together.
-  constexpr hsize_t kPageBytes = 4096;
+Handle access_to(Storage& storage, Use use) {
+  constexpr hsize_t kPageBytes = 4096, kPagesFromBytes = hsize_t{1} << 16;
+  const Wanted wanted{&storage, use};
   const hid_t driver = driver_id();             // first of all: it says H5dont_atexit()
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // of this thread: our errors carry the text
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  if (H5Pset_driver(access.id(), driver, static_cast<const void*>(&storage)) < 0 ||
-      H5Pset_alignment(access.id(), kPageBytes, kPageBytes) < 0 ||
+  if (H5Pset_driver(access.id(), driver, &wanted) < 0 ||
+      H5Pset_alignment(access.id(), use == Use::kMakePacked ? kPagesFromBytes : kPageBytes,
+                       kPageBytes) < 0 ||
       H5Pset_libver_bounds(access.id(), H5F_LIBVER_V110, H5F_LIBVER_V110) < 0)
-    fail(*storage, "HDF5 takes no driver");
+    fail(storage, "HDF5 takes no driver");
   return access;
 }
 
@@ -129,14 +157,14 @@ void fail(const Storage& storage, const std::string& what) {
   throw StoreError(what + (reason.empty() ? "" : " (HDF5: " + reason + ")"));
 }
 
-Handle open_file(Storage& storage, const std::string& what) {
-  Handle file(H5Fopen("store", H5F_ACC_RDONLY, access_to(&storage).id()), H5Fclose);
-  if (file.id() < 0) fail(storage, what + ": is not HDF5");
+Handle open_file(Storage& storage) {
+  Handle file(H5Fopen("store", H5F_ACC_RDONLY, access_to(storage, Use::kRead).id()), H5Fclose);
+  if (file.id() < 0) fail(storage, storage.name + ": is not HDF5");
   return file;
 }
 
-Handle create_file(Storage& storage, const std::string& what) {
-  const Handle access = access_to(&storage);
+Handle create_file(Storage& storage, const std::string& what, Use use) {
+  const Handle access = access_to(storage, use);
   const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.id(),
                          false);  // of the root group: equal contents are equal bytes
@@ -154,20 +182,31 @@ Handle text_type() {
 
 Handle type_of(DType dtype) {
   const auto copy = [](hid_t type) { return Handle(H5Tcopy(type), H5Tclose); };
+  const auto half = [&](std::size_t n_exponent, std::size_t bias) {  // float of 16 bits
+    const std::size_t n_mantissa = 15 - n_exponent;
+    Handle type = copy(H5T_IEEE_F32LE);
+    H5Tset_fields(type.id(), 15, n_mantissa, n_exponent, 0, n_mantissa);
+    H5Tset_size(type.id(), 2);
+    H5Tset_ebias(type.id(), bias);
+    return type;
+  };
   switch (dtype) {
-    case DType::kBFloat16: {
-      Handle type = copy(H5T_IEEE_F32LE);
-      H5Tset_fields(type.id(), 15, 7, 8, 0, 7);  // sign, exponent's place and size, mantissa's
-      H5Tset_size(type.id(), 2);
-      H5Tset_ebias(type.id(), 127);
-      return type;
-    }
+    case DType::kBFloat16:
+      return half(8, 127);
+    case DType::kFloat16:
+      return half(5, 15);
     case DType::kFloat32:
       return copy(H5T_IEEE_F32LE);
     case DType::kFloat64:
       return copy(H5T_IEEE_F64LE);
     case DType::kUInt8:
       return copy(H5T_STD_U8LE);
+    case DType::kUInt64:
+      return copy(H5T_STD_U64LE);
+    case DType::kInt8:
+      return copy(H5T_STD_I8LE);
+    case DType::kInt16:
+      return copy(H5T_STD_I16LE);
     case DType::kInt32:
       return copy(H5T_STD_I32LE);
     case DType::kInt64:

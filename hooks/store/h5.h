@@ -58,20 +58,24 @@ class Storage {
   virtual std::uint64_t size() const = 0;
   virtual void resize(std::uint64_t n_bytes) = 0;
 
+  std::string name;            // of the file, for messages
   std::exception_ptr failure;  // what read() or write() threw, while HDF5 unwinds
 };
 
-/// A file that is only read.
+/// The first bytes of a file, which are only read.
 class FileStorage final : public Storage {
  public:
-  explicit FileStorage(const File& file) : file_(file) {}
+  FileStorage(const File& file, std::uint64_t n_bytes) : file_(file), n_bytes_(n_bytes) {
+    name = file.path().string();
+  }
   void read(std::uint64_t offset, std::span<std::byte> into) override;
   void write(std::uint64_t offset, std::span<const std::byte> bytes) override;
-  std::uint64_t size() const override { return file_.size(); }
+  std::uint64_t size() const override { return n_bytes_; }
   void resize(std::uint64_t) override {}
 
  private:
   const File& file_;
+  std::uint64_t n_bytes_;
 };
 
 /// The bytes that HDF5 writes, kept where it wrote them; what it did not write costs nothing.
@@ -92,15 +96,19 @@ class SparseStorage final : public Storage {
 /// HDF5 takes one caller at a time: held from the first handle to the last.
 std::unique_lock<std::mutex> lock();
 
+/// What a file is opened for. In one that is made, datasets of 4 KiB and more each stand on pages
+/// of their own; or only those of 64 KiB and more, and all bytes as HDF5's usual driver packs them.
+enum class Use : std::uint8_t { kRead, kMakePages, kMakePacked };
+
 /// Opens or makes the file that a storage holds. Throws what the storage threw, or StoreError.
-Handle open_file(Storage& storage, const std::string& what);
-Handle create_file(Storage& storage, const std::string& what);
+Handle open_file(Storage& storage);
+Handle create_file(Storage& storage, const std::string& what, Use use);
 
 /// Throws the storage's own error if there is one, else StoreError with `what` and HDF5's text.
 [[noreturn]] void fail(const Storage& storage, const std::string& what);
 
 Handle text_type();           // variable length, UTF-8
-Handle type_of(DType dtype);  // as stored: little-endian; bfloat16 is the float 1-8-7
+Handle type_of(DType dtype);  // as stored: bfloat16 is the float 1-8-7
 /// [n_entries, …the dataset's other axes…]
 std::vector<hsize_t> shape_of(const Dataset& dataset, std::uint64_t n_entries);
 

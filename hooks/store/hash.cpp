@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <new>
 #include <vector>
 
@@ -14,16 +15,6 @@ namespace bezel::store {
 namespace {
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // stays in the processor's cache
-
-std::string hex(std::span<const unsigned char> bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  for (const unsigned char byte : bytes) {
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 0xF];
-  }
-  return text;
-}
 
 // RFC 3720, appendix B.4: the polynomial 0x1EDC6F41, reflected.
 constexpr std::array<std::uint32_t, 256> make_crc_table() {
@@ -42,10 +33,21 @@ XXH3_state_t* state_of(void* state) { return static_cast<XXH3_state_t*>(state); 
 
 }  // namespace
 
+std::string to_hex(std::span<const std::byte> bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  constexpr auto kLow = std::byte{0xF};
+  std::string text;
+  for (const std::byte byte : bytes) {
+    text += kDigits[std::to_integer<std::size_t>(byte >> 4)];
+    text += kDigits[std::to_integer<std::size_t>(byte & kLow)];
+  }
+  return text;
+}
+
 std::string sha256_hex(std::string_view bytes) {
   std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
   SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
-  return hex(digest);
+  return to_hex(std::as_bytes(std::span(digest)));
 }
 
 std::string crc32c_hex(std::string_view bytes) {
@@ -56,7 +58,7 @@ std::string crc32c_hex(std::string_view bytes) {
   std::array<unsigned char, 4> digest{};
   for (std::size_t i = 0; i < digest.size(); ++i)
     digest[i] = static_cast<unsigned char>(crc >> (8 * (3 - i)));
-  return hex(digest);
+  return to_hex(std::as_bytes(std::span(digest)));
 }
 
 void Xxh3::Free::operator()(void* state) const { XXH3_freeState(state_of(state)); }
@@ -74,7 +76,7 @@ std::uint64_t Xxh3::digest64() const { return XXH3_64bits_digest(state_of(state_
 
 void Xxh3::reset() { XXH3_64bits_reset(state_of(state_.get())); }
 
-std::string file_hash_hex(const File& file, std::uint64_t n_bytes) {
+std::array<std::byte, 16> file_hash(const File& file, std::uint64_t n_bytes) {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
                                                                        XXH3_freeState);
   if (!state) throw std::bad_alloc();
@@ -89,7 +91,11 @@ std::string file_hash_hex(const File& file, std::uint64_t n_bytes) {
   }
   XXH128_canonical_t canonical{};
   XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state.get()));
-  return hex(canonical.digest);
+  return std::bit_cast<std::array<std::byte, 16>>(canonical);
+}
+
+std::string file_hash_hex(const File& file, std::uint64_t n_bytes) {
+  return to_hex(file_hash(file, n_bytes));
 }
 
 }  // namespace bezel::store

@@ -1,6 +1,7 @@
 // The checksums of a store: SHA-256 (ids and chains), CRC-32C (records), XXH3 (blocks and files).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -31,8 +32,11 @@ class Xxh3 {
   std::unique_ptr<void, Free> state_;
 };
 
+std::string to_hex(std::span<const std::byte> bytes);
+
 class File;
-/// XXH3-128 of the file's first `n_bytes` as 32 hexadecimal digits.
+/// XXH3-128 of the file's first `n_bytes`, in canonical order; or as 32 hexadecimal digits.
+std::array<std::byte, 16> file_hash(const File& file, std::uint64_t n_bytes);
 std::string file_hash_hex(const File& file, std::uint64_t n_bytes);
 
 }  // namespace bezel::store

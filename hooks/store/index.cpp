@@ -39,28 +39,21 @@ void add_dataset(const h5::Builder& builder, h5::Storage& storage, const Survey&
                        source.id()) < 0)
       h5::fail(storage, dataset.path + ": cannot be shown from " + shard_name(shard));
   }
-  const Handle made = builder.dataset(dataset.path, type.id(), shape, creation.id());
-  builder.labels(made.id(), dataset);
+  builder.dataset(dataset.path, type.id(), shape, creation.id());
+  builder.labels(dataset.path, axes_of(dataset), dataset.dtype);
 }
 
 }  // namespace
 
 std::vector<std::byte> make_index(const Survey& found) {
-  const auto lock = h5::lock();
   h5::SparseStorage storage;
-  {
-    const Handle file = h5::create_file(storage, kIndexName);
-    const h5::Builder builder(storage, file.id());
+  h5::make_file(storage, kIndexName, h5::Use::kMakePages, [&](const h5::Builder& builder) {
     for (const std::string& group : groups_of(found.manifest)) builder.group(group);
     for (const Dataset& dataset : datasets_of(found.manifest))
       add_dataset(builder, storage, found, dataset);
-    {
-      const Handle root(H5Gopen2(file.id(), "/", H5P_DEFAULT), H5Gclose);
-      builder.text(root.id(), "store", found.id);
-      builder.number(root.id(), "schema", kSchema);
-    }
-    if (H5Fflush(file.id(), H5F_SCOPE_LOCAL) < 0) h5::fail(storage, "index.h5: cannot be made");
-  }
+    builder.attribute("/", "store", found.id);
+    builder.attribute("/", "schema", static_cast<std::int64_t>(kSchema));
+  });
   std::vector<std::byte> bytes(storage.size());
   storage.read(0, bytes);
   return bytes;

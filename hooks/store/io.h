@@ -56,9 +56,10 @@ class ReadOnlyFile : public File {
 };
 
 enum class OpenMode : std::uint8_t {
-  kRead,       // a regular file that is there, never through a link
-  kReadWrite,  // the same
-  kCreate,     // a new one; one of that name is an error
+  kRead,              // a regular file that is there, never through a link
+  kReadThroughLinks,  // one that the user named
+  kReadWrite,         // as kRead
+  kCreate,            // a new one; one of that name is an error
   kReadWriteOrCreate,
 };
 

@@ -1,7 +1,6 @@
 #include "bezel/hooks/store/manifest.h"
 
 #include <algorithm>
-#include <array>
 #include <set>
 
 #include "bezel/hooks/error.h"
@@ -11,20 +10,6 @@ namespace bezel::store {
 namespace {
 
 using nlohmann::json;
-
-struct DTypeRow {
-  DType dtype;
-  std::string_view word;
-  std::size_t n_bytes;
-};
-constexpr auto kDTypes = std::to_array<DTypeRow>({
-    {DType::kBFloat16, "bfloat16", 2},
-    {DType::kFloat32, "float32", 4},
-    {DType::kFloat64, "float64", 8},
-    {DType::kUInt8, "uint8", 1},
-    {DType::kInt32, "int32", 4},
-    {DType::kInt64, "int64", 8},
-});
 
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62, kMaxShards = 1'000'000;
 constexpr std::size_t kMaxValues = 100'000, kMaxAxes = 8, kMaxNameBytes = 512, kMaxShown = 10;
@@ -38,8 +23,6 @@ constexpr std::uint64_t kBlockBytes = std::uint64_t{4} << 20;  // about; between
 std::string in_quotes(const std::string& name) {
   return json(name).dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
 }
-
-const DTypeRow& row_of(DType dtype) { return *std::ranges::find(kDTypes, dtype, &DTypeRow::dtype); }
 
 bool is_plain(std::string_view name) {
   return !name.empty() && name.size() <= kMaxNameBytes && name != "." && name != ".." &&
@@ -66,6 +49,9 @@ void check_value(const Value& value) {
   if (value.axes.size() != value.shape.size() || value.axes.size() > kMaxAxes)
     refuse(in_quotes(value.name) + " has " + std::to_string(value.axes.size()) + " axes and " +
            std::to_string(value.shape.size()) + " lengths; wanted as many, 8 at most");
+  if (!is_of_rows(value.dtype))
+    refuse(in_quotes(value.name) + " is " + std::string(to_string(value.dtype)) +
+           ", which rows cannot be");
   for (const std::string& axis : value.axes)
     if (!is_plain(axis)) refuse(in_quotes(value.name) + " has an axis without a plain name");
 }
@@ -110,13 +96,6 @@ std::string shown(const json& flat, const std::string& key) {
 }
 
 }  // namespace
-
-std::size_t size_of(DType dtype) { return row_of(dtype).n_bytes; }
-std::string_view to_string(DType dtype) { return row_of(dtype).word; }
-std::optional<DType> dtype_of(std::string_view word) {
-  const auto* const row = std::ranges::find(kDTypes, word, &DTypeRow::word);
-  return row == kDTypes.end() ? std::nullopt : std::optional(row->dtype);
-}
 
 Manifest checked(Manifest manifest) {
   if (manifest.total_rows == 0 || manifest.rows_per_shard == 0) refuse("has no rows");

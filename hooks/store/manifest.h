@@ -3,22 +3,17 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "bezel/hooks/store/dtype.h"
 
 namespace bezel::store {
 
 inline constexpr std::uint64_t kSchema = 1;
 inline constexpr const char* kManifestName = "MANIFEST.json";
 inline constexpr std::uint64_t kMaxManifestBytes = std::uint64_t{16} << 20;
-
-enum class DType : std::uint8_t { kBFloat16, kFloat32, kFloat64, kUInt8, kInt32, kInt64 };
-
-std::size_t size_of(DType dtype);  // bytes
-std::string_view to_string(DType dtype);
-std::optional<DType> dtype_of(std::string_view word);
 
 /// One named value: [row, …axes…], or, of all rows of a shard together, [shard, …axes…].
 struct Value {
@@ -41,7 +36,7 @@ struct Manifest {
 };
 
 /// The manifest with its choices made (rows_per_block); ArgumentError for one that no store can
-/// have: no rows, a name twice or with a slash, an empty axis, sizes beyond 2^62 bytes.
+/// have: no rows, a name twice or with a slash, an empty axis, sizes beyond 2^62 bytes …
 Manifest checked(Manifest manifest);
 /// The bytes of MANIFEST.json for a checked manifest: equal manifests give equal bytes.
 std::string to_text(const Manifest& manifest);

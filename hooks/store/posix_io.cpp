@@ -125,6 +125,8 @@ int flags_of(OpenMode mode) {
   switch (mode) {
     case OpenMode::kRead:
       return kAlways | O_RDONLY;
+    case OpenMode::kReadThroughLinks:
+      return (kAlways | O_RDONLY) & ~O_NOFOLLOW;
     case OpenMode::kReadWrite:
       return kAlways | O_RDWR;
     case OpenMode::kCreate:

@@ -43,6 +43,8 @@ void with_type(DType dtype, Action action) {
       return action(std::int32_t{});
     case DType::kInt64:
       return action(std::int64_t{});
+    default:
+      throw StoreError("rows are never " + std::string(to_string(dtype)));
   }
 }
 

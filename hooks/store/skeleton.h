@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "bezel/hooks/store/attribute.h"
 #include "bezel/hooks/store/layout.h"
 
 namespace bezel::store {
@@ -23,6 +26,9 @@ struct Skeleton {
   Places places;
 };
 
+/// The attributes of the root: which shard of which store it is.
+std::vector<std::pair<std::string, Attribute>> identity_of(const Manifest& manifest,
+                                                           std::uint64_t shard);
 Skeleton make_skeleton(const Manifest& manifest, std::uint64_t shard);
 
 /// Bytes of all shards that are named, for the plan of a run; as if each had the first one's size.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
-from typing import Any
 
-from bezel import _C
-from bezel.errors import ArgumentError
+from bezel import _C, cache_file, cache_reader
 from bezel.full_decomposition import FullDecomposition
 from bezel.model import Model
 
@@ -45,13 +42,16 @@ class ActivationCache(FullDecomposition):
 
         Raises:
             StoreError: The file could not be written; nothing is left behind.
-            ArgumentError: A value's name or dtype has no place in such a file.
+            ArgumentError: A value's name or dtype has no place in such a file; or a build without
+                the store.
 
         Example:
             >>> cache.save("run.h5")
         """
-        file = _module("cache_file")
-        file.save(Path(path), self._values.items(), self.origin, self.has_batch_dim)
+        from bezel.dump import want_store
+
+        want_store()
+        cache_file.save(Path(path), self._values.items(), self.origin, self.has_batch_dim)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> ActivationCache:
@@ -74,21 +74,13 @@ class ActivationCache(FullDecomposition):
             >>> torch.equal(again["z", 3], cache["z", 3])
             True
         """
-        reader = _module("cache_reader")
-        loaded = reader.load(Path(path))
+        from bezel.dump import want_store
+
+        want_store()
+        loaded = cache_reader.load(Path(path))
         if model is not None:
-            reader.check_model(Path(path), loaded, model)
+            cache_reader.check_model(Path(path), loaded, model)
         values = _C.ActivationCache()
         for name, value in loaded.values:
             values.put(name, value)
         return cls(values, model, loaded.has_batch_dim, origin=loaded.origin)
-
-
-def _module(name: str) -> Any:
-    """The reader or writer: their packages are wanted where caches are saved, not before."""
-    try:
-        return importlib.import_module(f"bezel.{name}")
-    except ImportError as error:
-        raise ArgumentError(
-            f'saved caches need h5py and xxhash: pip install "bezel[store]" ({error})'
-        ) from error

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import h5py
 import torch
 
+from bezel import _C
 from bezel.cache_file import KIND, SCHEMA
 from bezel.cache_values import SPEC_FIELDS, Origin, axes_of, is_batched
 from bezel.errors import ModelMismatchError, StoreError
 from bezel.model import Model
-from bezel.sealed_reader import opened, read_tensor, text_of
 
 _RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _MAX_LAYERS = 10_000  # no model has as many
@@ -30,8 +28,17 @@ class Loaded(NamedTuple):
 
 def load(path: Path) -> Loaded:
     """The values, each with its batch axis. Raises StoreError for all but a whole, own file."""
-    with opened(path, "a cache that bezel wrote", "Save the cache again") as (file, raw):
-        return _read(path, file, raw)
+    try:
+        file = _C.SealedFile(path, "a cache that bezel wrote", "Save the cache again")
+        origin, has_batch_dim = _meta(path, file)
+        values = []
+        for name in file.members("/acts"):
+            value = file.tensor(f"/acts/{name}")
+            _check_axes(file, name, value, has_batch_dim)
+            values.append((name, value))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON
+        raise StoreError(f"{path} is not a cache that bezel wrote: {error}") from error
+    return Loaded(values, origin, has_batch_dim)
 
 
 def check_model(path: Path, loaded: Loaded, model: Model) -> None:
@@ -56,57 +63,30 @@ def check_model(path: Path, loaded: Loaded, model: Model) -> None:
             )
 
 
-def _read(path: Path, file: Any, raw: BinaryIO) -> Loaded:
-    origin, has_batch_dim = _meta(path, file)
-    acts = file["acts"]
-    limit = os.fstat(raw.fileno()).st_size
-    tensors: dict[int, torch.Tensor] = {}  # by place: two links to one dataset share a tensor
-    values = []
-    for name in acts:
-        if not isinstance(acts.get(name, getlink=True), h5py.HardLink):
-            raise StoreError(f'{path}: "{name}" is a link to elsewhere; wanted the value itself')
-        dataset = acts[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise StoreError(f'{path}: "{name}" is a {type(dataset).__name__}; wanted a dataset')
-        place = h5py.h5o.get_info(dataset.id).addr
-        if place not in tensors:
-            tensors[place], limit = read_tensor(path, name, dataset, raw, limit)
-        value = tensors[place]
-        _check_axes(path, name, dataset, value, has_batch_dim)
-        values.append((name, value))
-    return Loaded(values, origin, has_batch_dim)
-
-
-def _meta(path: Path, file: Any) -> tuple[Origin, bool]:
-    meta = file["meta"].attrs
-    kind = text_of(meta["kind"])
+def _meta(path: Path, file: _C.SealedFile) -> tuple[Origin, bool]:
+    kind, schema = file.text("/meta", "kind"), file.integer("/meta", "schema")
     if kind != KIND:
         raise StoreError(f"{path} is a {kind}; wanted a {KIND}")
-    if int(meta["schema"]) != SCHEMA:
-        raise StoreError(
-            f"{path} has schema {int(meta['schema'])}; this version of bezel reads {SCHEMA}"
-        )
-    spec = json.loads(text_of(meta["model"]))
+    if schema != SCHEMA:
+        raise StoreError(f"{path} has schema {schema}; this version of bezel reads {SCHEMA}")
+    spec = json.loads(file.text("/meta", "model"))
     right = isinstance(spec, dict) and set(spec) == set(SPEC_FIELDS)
     right = right and all(type(spec[k]) is (str if k == "family" else int) for k in SPEC_FIELDS)
     if not right or not 0 < spec["n_layers"] <= _MAX_LAYERS:
         raise StoreError(f"{path}: /meta says of the model {spec!r}; wanted {SPEC_FIELDS}")
-    dtype = text_of(meta["dtype"])
+    dtype = file.text("/meta", "dtype")
     if dtype not in _RUN_DTYPES:
         raise StoreError(f"{path}: the run's dtype is {dtype!r}; wanted {list(_RUN_DTYPES)}")
-    return Origin(spec, _RUN_DTYPES[dtype]), bool(int(meta["has_batch_dim"]))
+    return Origin(spec, _RUN_DTYPES[dtype]), bool(file.integer("/meta", "has_batch_dim"))
 
 
-def _check_axes(
-    path: Path, name: str, dataset: Any, value: torch.Tensor, has_batch_dim: bool
-) -> None:
-    axes = axes_of(name)
-    stored = tuple(str(label) for label in dataset.attrs.get("DIMENSION_LABELS", ()))
+def _check_axes(file: _C.SealedFile, name: str, value: torch.Tensor, has_batch_dim: bool) -> None:
+    axes, stored = axes_of(name), tuple(file.axes(f"/acts/{name}"))
     if len(stored) != value.ndim or (axes is not None and axes != stored):
         want = list(axes) if axes is not None else f"{value.ndim} labels"
-        raise StoreError(f'{path}: the axes of "{name}" are {list(stored)}; wanted {want}')
+        raise StoreError(f'{file.path}: the axes of "{name}" are {list(stored)}; wanted {want}')
     if not has_batch_dim and is_batched(name) and value.shape[:1] != (1,):
         raise StoreError(
-            f'{path}: "{name}" has {value.shape[0] if value.ndim else 0} rows in a cache whose '
-            "batch axis was removed; wanted 1"
+            f'{file.path}: "{name}" has {value.shape[0] if value.ndim else 0} rows in a cache '
+            "whose batch axis was removed; wanted 1"
         )

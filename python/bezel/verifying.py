@@ -112,8 +112,9 @@ def verify(  # noqa: PLR0913  the options of verify_models
     """
     if not _C.has_verify:
         raise ArgumentError(
-            "this build left verification out; install HDF5, xtensor, CLI11 and xxHash (Debian: "
-            "libhdf5-dev libxtensor-dev libcli11-dev libxxhash-dev) and build again"
+            "this build left verification out; install HDF5, xtensor, CLI11, xxHash and OpenSSL "
+            "(Debian: libhdf5-dev libxtensor-dev libcli11-dev libxxhash-dev libssl-dev) and build "
+            "again"
         )
     if not 0 < strict <= 1:
         raise ArgumentError(f"strict is {strict}; wanted a factor from 0 to 1")

@@ -41,9 +41,9 @@ TORCH_FREE = ("hooks/store/", "adapters/checkpoint/", "hooks/error.h", "hooks/ho
 PACKAGES = {
     "pybind11/": ("python/",),
     "nlohmann/": ("adapters/", "hooks/store/", "verify/", "tests/"),
-    "hdf5.h": ("hooks/store/", "verify/", "tests/"),
+    "hdf5.h": ("hooks/store/", "tests/"),
     "xtensor/": ("hooks/store/", "verify/", "tests/"),
-    "xxhash.h": ("hooks/store/", "verify/", "tests/"),
+    "xxhash.h": ("hooks/store/",),
     "openssl/": ("hooks/store/",),
     "CLI/": ("verify/", "hooks/store/", "hooks/list_hook_points.cpp", "tests/"),
 }

@@ -82,7 +82,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, message in (
         ("other.h5", "trailer"), ("other.pt", "no HDF5"), ("empty", "no HDF5"),
-        ("folder", "could not be read"), ("absent", "could not be read"),
+        ("folder", "is no regular file"), ("absent", "No such file"),
     ):  # fmt: skip
         with pytest.raises(StoreError, match=message) as caught:
             Load(tmp_path / name)
@@ -142,7 +142,7 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     "complex": (lambda f: replace(f, Z, shape=SHAPE, dtype="c8"), "type of"),
     "text": (lambda f: replace(f, Z, shape=SHAPE, dtype=h5py.string_dtype()), "type of"),
     "bfloat16 by attribute alone": (
-        lambda f: f[f"acts/{Z}"].attrs.create("dtype", b"bfloat16"), "type of",
+        lambda f: f[f"acts/{Z}"].attrs.create("dtype", np.bytes_(b"bfloat16")), "type of",
     ),
     "compressed": (
         lambda f: replace(f, Z, shape=SHAPE, dtype="<f4", compression="gzip"), "in pieces",
@@ -203,7 +203,7 @@ def test_values_at_one_place_may_not_be_larger_than_the_file_together(saved: Pat
         assert file["acts/again"][...].all()
     seal(crowd)
     assert crowd.stat().st_size < 8 * n
-    with pytest.raises(StoreError, match='"whole" is .* more than the file has'):
+    with pytest.raises(StoreError, match="/acts/whole claims .* more than the file has"):
         Load(crowd)
 
 

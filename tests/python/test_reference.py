@@ -92,7 +92,7 @@ def test_settings_and_versions_are_kept_as_they_are(bundles: Bundles) -> None:
     assert bundle.config == (NANO / "config.json").read_text()
     assert bundle.generation_config == (NANO / "generation_config.json").read_text()
     assert bundle.versions["torch"] == torch.__version__
-    assert set(bundle.versions) == {"transformers", "torch", "python", "h5py"}
+    assert set(bundle.versions) == {"transformers", "torch", "python"}
     assert bundle.device == "cpu"
     tokenizer = AutoTokenizer.from_pretrained(NANO)
     prose = bundle.outcomes["prose"].case.tokens[0]

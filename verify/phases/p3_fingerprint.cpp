@@ -1,14 +1,12 @@
 // P3: the checkpoint's tensors and settings against those that the reference was made of.
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "bezel/adapters/checkpoint/json.h"
+#include "bezel/hooks/store/hash.h"
 #include "bezel/verify/phases.h"
 #include "bezel/verify/phases/p3_parts.h"
 
@@ -28,19 +26,16 @@ constexpr std::array<std::string_view, 11> kWithoutEffect = {
     "torch_dtype",          "initializer_range",    "attention_dropout",  "use_cache",
     "output_attentions",    "output_hidden_states", "return_dict"};
 
-using Hasher = std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)>;
-
 std::uint64_t hash_of(const checkpoint::Checkpoint& tensors, const TensorInfo& tensor) {
-  const Hasher hasher(XXH3_createState(), XXH3_freeState);
-  XXH3_64bits_reset(hasher.get());
+  store::Xxh3 hash;
   std::vector<std::byte> chunk(std::min<std::uint64_t>(kChunkBytes, tensor.n_bytes));
   for (std::uint64_t begin = 0; begin < tensor.n_bytes; begin += chunk.size()) {
     const auto part =
         std::span(chunk).first(std::min<std::uint64_t>(chunk.size(), tensor.n_bytes - begin));
     tensors.read(tensor, begin, part);
-    XXH3_64bits_update(hasher.get(), part.data(), part.size());
+    hash.update(part);
   }
-  return XXH3_64bits_digest(hasher.get());
+  return hash.digest64();
 }
 
 std::string shape_of(const TensorInfo& tensor) {

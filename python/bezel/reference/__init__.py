@@ -63,7 +63,8 @@ def capture_reference(  # noqa: PLR0913  each has a default
     Raises:
         CheckpointError: The checkpoint cannot be read, or is not a Gemma 4.
         StoreError: The file could not be written; nothing is left behind.
-        ArgumentError: An argument outside its range, or a package is missing.
+        ArgumentError: An argument outside its range, a package is missing, or a build without the
+            store.
 
     Example:
         >>> bezel.capture_reference("tests/data/nano", "ref.h5")
@@ -104,12 +105,15 @@ def read(path: str | os.PathLike[str]) -> Bundle:
 
 def _module(name: str) -> Any:
     """Its packages are wanted where references are made or read, not before."""
+    from bezel.dump import want_store
+
+    want_store()
     try:
-        for package in ("h5py", "xxhash", "transformers", "safetensors"):
+        for package in ("xxhash", "transformers", "safetensors"):
             importlib.import_module(package)
         return importlib.import_module(f"bezel.reference.{name}")
     except ImportError as error:
         raise ArgumentError(
-            "references need transformers, safetensors, h5py and xxhash: pip install "
+            "references need transformers, safetensors and xxhash: pip install "
             f'"bezel[reference]" ({error})'
         ) from error

@@ -61,7 +61,7 @@ class Bundle:
     Attributes:
         config: The text of config.json.
         generation_config: The text of generation_config.json, or "".
-        versions: Of transformers, torch, python and h5py.
+        versions: Of transformers, torch and python.
         device: Where the reference ran.
         weights: A fingerprint of every tensor, by name.
         outcomes: Of every case, by its name.

@@ -216,12 +216,10 @@ def quiet_transformers() -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Of what the values depend on."""
-    import h5py
     import transformers
 
     return {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "h5py": h5py.__version__,
     }

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import h5py
-import numpy as np
 import torch
 
+from bezel import _C
 from bezel.cache_values import axes_of
 from bezel.errors import StoreError
 from bezel.reference.bundle import KIND, SCHEMA, Bundle, Outcome
@@ -21,176 +18,155 @@ from bezel.reference.judging import Bfloat16, Logits
 from bezel.reference.padding import Masks
 from bezel.reference.sampling import QUERY_AXES, Kept
 from bezel.reference.writer import MEDIA_AXES
-from bezel.sealed_reader import opened, read_tensor, text_of
 
 _REMEDY = "Capture the reference again"
 
 
 def read(path: Path) -> Bundle:
     """The bundle. Raises StoreError for all but a whole, own file."""
-    with opened(path, "a reference that bezel wrote", _REMEDY) as (file, raw):
-        meta = _checked_meta(path, file)
-        source = _Source(path, raw)
-        return Bundle(
-            config=text_of(meta["config"]),
-            generation_config=text_of(meta["generation_config"]),
-            versions=dict(json.loads(text_of(meta["versions"]))),
-            device=text_of(meta["device"]),
-            weights=_weights(path, file["weights"]),
-            outcomes={name: _outcome(source, name, file["cases"][name]) for name in file["cases"]},
-        )
+    try:
+        file = _C.SealedFile(path, "a reference that bezel wrote", _REMEDY)
+        _check_kind(file)
+        return _bundle(file)
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise StoreError(f"{path} is not a reference that bezel wrote: {error}") from error
 
 
-def _checked_meta(path: Path, file: Any) -> Any:
-    meta = file["meta"].attrs
-    kind = text_of(meta["kind"])
+def _bundle(file: _C.SealedFile) -> Bundle:
+    return Bundle(
+        config=file.text("/meta", "config"),
+        generation_config=file.text("/meta", "generation_config"),
+        versions=dict(json.loads(file.text("/meta", "versions"))),
+        device=file.text("/meta", "device"),
+        weights=_weights(file),
+        outcomes={name: _outcome(file, name) for name in file.members("/cases")},
+    )
+
+
+def _check_kind(file: _C.SealedFile) -> None:
+    kind, schema = file.text("/meta", "kind"), file.integer("/meta", "schema")
     if kind != KIND:
-        raise StoreError(f"{path} is a {kind}; wanted a {KIND}. {_REMEDY}")
-    if int(meta["schema"]) != SCHEMA:
+        raise StoreError(f"{file.path} is a {kind}; wanted a {KIND}. {_REMEDY}")
+    if schema != SCHEMA:
         raise StoreError(
-            f"{path} has schema {int(meta['schema'])}; this version of bezel reads {SCHEMA}. "
+            f"{file.path} has schema {schema}; this version of bezel reads {SCHEMA}. "
             f"{_REMEDY} with it"
         )
-    return meta
 
 
-def _weights(path: Path, group: Any) -> list[Fingerprint]:
-    names, dtypes, shapes = (_texts(group[key]) for key in ("name", "dtype", "shape"))
-    hashes = [int(digest) for digest in group["hash"][()]]
+def _weights(file: _C.SealedFile) -> list[Fingerprint]:
+    names, dtypes, shapes = (file.texts(f"/weights/{key}") for key in ("name", "dtype", "shape"))
+    hashes = _take(file, "/weights/hash", (None,)).tolist()
     lengths = {len(names), len(dtypes), len(shapes), len(hashes)}
     if len(lengths) != 1 or names != sorted(set(names)):
         raise StoreError(
-            f"{path}: /weights has {sorted(lengths)} entries; wanted one list, sorted by name"
+            f"{file.path}: /weights has {sorted(lengths)} entries; wanted one list, sorted by name"
         )
     return [Fingerprint(*row) for row in zip(names, hashes, dtypes, shapes, strict=True)]
 
 
-def _texts(dataset: Any) -> list[str]:
-    return [text_of(value) for value in dataset[()]]
+def _take(file: _C.SealedFile, name: str, shape: tuple[int | None, ...]) -> torch.Tensor:
+    """A dataset of this shape, which the tokens give; None is any size."""
+    value = file.tensor(name)
+    if len(shape) != value.ndim or any(
+        w not in (None, g) for w, g in zip(shape, value.shape, strict=True)
+    ):
+        want = ["any" if size is None else size for size in shape]
+        raise StoreError(f"{file.path}: {name} is {list(value.shape)}; wanted {want}. {_REMEDY}")
+    return value
 
 
-class _Source:
-    """Takes values out of the file and holds them to the shapes that the tokens give."""
-
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
-        self.path, self.raw = path, raw
-        self.file_bytes = os.fstat(raw.fileno()).st_size
-        self.limit = self.file_bytes
-        self.read_before: dict[int, torch.Tensor] = {}  # by place: links share a value
-
-    def take(self, group: Any, name: str, shape: tuple[int | None, ...]) -> torch.Tensor:
-        """A dataset of this shape; None is any size."""
-        full = f"{group.name}/{name}"
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise StoreError(f'{self.path}: "{full}" is missing, or a link to elsewhere')
-        dataset = group[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise StoreError(f'{self.path}: "{full}" is no dataset; wanted one')
-        place = h5py.h5o.get_info(dataset.id).addr
-        if place not in self.read_before:
-            value, self.limit = read_tensor(self.path, full, dataset, self.raw, self.limit)
-            self.read_before[place] = value
-        value = self.read_before[place]
-        if len(shape) != value.ndim or any(
-            w not in (None, g) for w, g in zip(shape, value.shape, strict=True)
-        ):
-            want = ["any" if size is None else size for size in shape]
-            raise StoreError(
-                f'{self.path}: "{full}" is {list(value.shape)}; wanted {want}. {_REMEDY}'
-            )
-        return value
-
-    def act(self, group: Any, name: str, batch: int, length: int) -> Kept:
-        """A value under /acts."""
-        attributes = group[name].attrs if name in group else {}
-        positions, dims = (_indices(attributes, key) for key in ("positions", "dims"))
-        if (positions is None) != (dims is None):
-            raise StoreError(
-                f'{self.path}: "{group.name}/{name}" has one of positions and dims; wanted both, '
-                "or neither"
-            )
-        sizes: dict[str, int] = {"batch": batch, "pos": length, "q_pos": length, "k_pos": length}
-        if positions is not None:
-            sizes |= dict.fromkeys(QUERY_AXES, len(positions))
-        axes = axes_of(name)
-        if axes is None:
-            raise StoreError(f'{self.path}: "{group.name}/{name}" is no name of the hook table')
-        shape = [sizes.get(axis) for axis in axes]
-        if dims is not None:
-            shape[-1] = len(dims)
-        value = self.take(group, name, tuple(shape))
-        labels = tuple(str(label) for label in attributes["DIMENSION_LABELS"])
-        if labels != axes:
-            raise StoreError(
-                f'{self.path}: the axes of "{group.name}/{name}" are {list(labels)}; wanted '
-                f"{list(axes)}"
-            )
-        norm, total = (float(attributes.get(key, 0.0)) for key in ("norm", "sum"))
-        return Kept(value, positions, dims, norm, total)
+def _act(file: _C.SealedFile, place: str, name: str, sizes: dict[str, int]) -> Kept:
+    """A value under /acts."""
+    full = f"{place}/acts/{name}"
+    attributes = file.attributes(full)
+    positions, dims = (_indices(attributes, key) for key in ("positions", "dims"))
+    if (positions is None) != (dims is None):
+        raise StoreError(
+            f"{file.path}: {full} has one of positions and dims; wanted both, or neither"
+        )
+    axes = axes_of(name)
+    if axes is None:
+        raise StoreError(f"{file.path}: {full} is no name of the hook table")
+    if positions is not None:
+        sizes = sizes | dict.fromkeys(QUERY_AXES, len(positions))
+    shape = [sizes.get(axis) for axis in axes]
+    if dims is not None:
+        shape[-1] = len(dims)
+    value = _take(file, full, tuple(shape))
+    if tuple(file.axes(full)) != axes:
+        raise StoreError(
+            f"{file.path}: the axes of {full} are {file.axes(full)}; wanted {list(axes)}"
+        )
+    norm, total = (float(attributes.get(key, 0.0)) for key in ("norm", "sum"))
+    return Kept(value, positions, dims, norm, total)
 
 
-def _indices(attributes: Any, key: str) -> torch.Tensor | None:
-    if key not in attributes:
-        return None
-    return torch.from_numpy(np.asarray(attributes[key], dtype=np.int64))
+def _indices(attributes: dict[str, _C.Attribute], key: str) -> torch.Tensor | None:
+    return torch.tensor(attributes[key], dtype=torch.int64) if key in attributes else None
 
 
-def _outcome(source: _Source, name: str, group: Any) -> Outcome:
-    tokens = source.take(group, "tokens", (None, None))
+def _outcome(file: _C.SealedFile, name: str) -> Outcome:
+    place = f"/cases/{name}"
+
+    def take(what: str, *shape: int | None) -> torch.Tensor:
+        return _take(file, f"{place}/{what}", shape)
+
+    tokens = take("tokens", None, None)
     batch, length = tokens.shape
-    mask = source.take(group, "attention_mask", (batch, length))
-    logits = group["logits"]
-    n_top = logits["top_ids"].shape[-1]
-    positions = source.take(logits, "positions", (None,))
-    greedy = group["greedy"]
-    new = source.take(greedy, "tokens", (batch, None))
+    sizes = {"batch": batch, "pos": length, "q_pos": length, "k_pos": length}
+    n_top = file.tensor(f"{place}/logits/top_ids").shape[-1]
+    positions = take("logits/positions", None)
+    new = take("greedy/tokens", batch, None)
     return Outcome(
         Case(
             name,
-            text_of(group.attrs["about"]),
+            file.text(place, "about"),
             tokens,
-            mask,
-            text_of(group.attrs["phase"]),
-            _media(source, group["media"]),
-            _masks(source, group["valid"]),
+            take("attention_mask", batch, length),
+            file.text(place, "phase"),
+            _media(file, f"{place}/media"),
+            _masks(file, f"{place}/valid"),
         ),
-        {key: source.act(group["acts"], key, batch, length) for key in group["acts"]},
+        {key: _act(file, place, key, sizes) for key in file.members(f"{place}/acts")},
         Logits(
-            source.take(logits, "top_ids", (batch, length, n_top)),
-            source.take(logits, "top_values", (batch, length, n_top)),
-            source.take(logits, "log_sum_exp", (batch, length)),
+            take("logits/top_ids", batch, length, n_top),
+            take("logits/top_values", batch, length, n_top),
+            take("logits/log_sum_exp", batch, length),
             positions,
-            source.take(logits, "full", (batch, len(positions), None)),
+            take("logits/full", batch, len(positions), None),
         ),
-        float(source.take(group, "loss", ())),
-        source.take(group, "loss_per_token", (batch, length - 1)),
-        _bfloat16(source, group["bfloat16"]),
-        _bfloat16(source, group["bfloat16"]["stored"]),
-        Greedy(new, source.take(greedy, "gap", tuple(new.shape))),
+        float(take("loss")),
+        take("loss_per_token", batch, length - 1),
+        _bfloat16(file, f"{place}/bfloat16"),
+        _bfloat16(file, f"{place}/bfloat16/stored"),
+        Greedy(new, take("greedy/gap", *new.shape)),
     )
 
 
-def _media(source: _Source, group: Any) -> dict[str, torch.Tensor]:
+def _media(file: _C.SealedFile, place: str) -> dict[str, torch.Tensor]:
     found = {}
-    for name in group:
+    for name in file.members(place):
         if name not in MEDIA_AXES:
             raise StoreError(
-                f'{source.path}: "{group.name}/{name}" is no argument of a run; wanted one of '
+                f"{file.path}: {place}/{name} is no argument of a run; wanted one of "
                 f"{', '.join(MEDIA_AXES)}"
             )
-        value = source.take(group, name, (None,) * len(MEDIA_AXES[name].split()))
+        value = _take(file, f"{place}/{name}", (None,) * len(MEDIA_AXES[name].split()))
         found[name] = value.bool() if name.endswith("mask") else value
     return found
 
 
-def _masks(source: _Source, group: Any) -> Masks:
-    return {axis: source.take(group, axis, (None, None)).bool() for axis in group}
+def _masks(file: _C.SealedFile, place: str) -> Masks:
+    return {
+        axis: _take(file, f"{place}/{axis}", (None, None)).bool() for axis in file.members(place)
+    }
 
 
-def _bfloat16(source: _Source, group: Any) -> Bfloat16:
-    names = _texts(group["name"])
-    errors = source.take(group, "relative_rms", (len(names),)).tolist()
+def _bfloat16(file: _C.SealedFile, place: str) -> Bfloat16:
+    names = file.texts(f"{place}/name")
+    errors = _take(file, f"{place}/relative_rms", (len(names),)).tolist()
     found = Bfloat16(dict(zip(names, errors, strict=True)))
     for key in ("logits_relative_rms", "logits_kl", "top1"):
-        setattr(found, key, float(source.take(group, key, ())))
+        setattr(found, key, float(_take(file, f"{place}/{key}", ())))
     return found

@@ -1,4 +1,4 @@
-"""Writes a reference bundle: an HDF5 file, sealed as sealed_file.py says.
+"""Writes a reference bundle: one sealed HDF5 file (hooks/store/README.md).
 
 In it:
     /meta              attributes kind, schema, bezel, versions (JSON), dtype, device, config,
@@ -21,25 +21,20 @@ In it:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import torch
 import xxhash
 
-from bezel import _C, sealed_file
+from bezel import _C
 from bezel.reference.bundle import KIND, SCHEMA, Bundle, Outcome
 from bezel.reference.cases import Case
 from bezel.reference.checkpoint import Fingerprint
 from bezel.reference.judging import Bfloat16
 from bezel.reference.padding import wanted_axes
 from bezel.reference.sampling import Kept
-from bezel.sealed_file import Places
 
-_TEXT = h5py.string_dtype()
 MEDIA_AXES = {
     "pixel_values": "image patch d_patch",
     "image_position_ids": "image patch column_row",
@@ -52,12 +47,7 @@ MEDIA_AXES = {
 
 def write(path: Path, bundle: Bundle) -> None:
     """Writes the file whole, or leaves what was there. Raises StoreError."""
-    sealed_file.write(path, lambda file: _skeleton(file, bundle))
-
-
-def _skeleton(file: Any, bundle: Bundle) -> Places:
-    places: Places = []
-    texts = {
+    meta: dict[str, _C.Attribute] = {
         "kind": KIND,
         "bezel": _C.__version__,
         "versions": json.dumps(bundle.versions, sort_keys=True),
@@ -65,91 +55,89 @@ def _skeleton(file: Any, bundle: Bundle) -> Places:
         "device": bundle.device,
         "config": bundle.config,
         "generation_config": bundle.generation_config,
+        "schema": SCHEMA,
     }
-    meta = file.create_group("meta").attrs
-    for key, text in texts.items():
-        _put_text(meta, key, text)
-    meta["schema"] = np.int64(SCHEMA)
-    _weights(file.create_group("weights"), bundle.weights)
-    cases = file.create_group("cases", track_order=True)
+    file = _C.Sealing()
+    file.group("/meta", meta)
+    _weights(file, bundle.weights)
+    file.group("/cases", keeps_order=True)
     for name, outcome in bundle.outcomes.items():
-        _case(cases.create_group(name), outcome, places)
-    return places
+        _case(file, f"/cases/{name}", outcome)
+    file.write(path)
 
 
-def _put_text(attributes: Any, key: str, text: str) -> None:
-    raw = text.encode()
-    attributes.create(key, np.array(raw, dtype=f"S{max(1, len(raw))}"))
+def _weights(file: _C.Sealing, found: list[Fingerprint]) -> None:
+    file.group("/weights")
+    file.texts("/weights/name", [w.name for w in found])
+    file.values("/weights/hash", torch.tensor([w.hash for w in found], dtype=torch.uint64))
+    file.texts("/weights/dtype", [w.dtype for w in found])
+    file.texts("/weights/shape", [w.shape for w in found])
 
 
-def _weights(group: Any, found: list[Fingerprint]) -> None:
-    group.create_dataset("name", data=[w.name for w in found], dtype=_TEXT)
-    group.create_dataset("hash", data=np.array([w.hash for w in found], dtype="<u8"))
-    group.create_dataset("dtype", data=[w.dtype for w in found], dtype=_TEXT)
-    group.create_dataset("shape", data=[w.shape for w in found], dtype=_TEXT)
-
-
-def _case(group: Any, outcome: Outcome, places: Places) -> None:
+def _case(file: _C.Sealing, place: str, outcome: Outcome) -> None:
     assert outcome.logits is not None
     assert outcome.greedy is not None
-    _put_text(group.attrs, "about", outcome.case.about)
-    _put_text(group.attrs, "phase", outcome.case.phase)
-    group.attrs["required"] = np.int8(1)
+    case, logits = outcome.case, outcome.logits
+    file.group(place, {"about": case.about, "phase": case.phase, "required": True})
 
-    def put(at: Any, name: str, value: torch.Tensor, axes: str) -> None:
-        offset = sealed_file.create(at, name, value, axes.split())
-        if value.numel():
-            places.append((offset, value))
+    def put(name: str, value: torch.Tensor, axes: str) -> None:
+        file.values(f"{place}/{name}", value, axes.split())
 
-    put(group, "tokens", outcome.case.tokens, "batch pos")
-    put(group, "attention_mask", outcome.case.attention_mask, "batch pos")
-    _media(outcome.case, group.create_group("media"), group.create_group("valid"), put)
-    _acts(group.create_group("acts", track_order=True), outcome.acts, places)
-    logits, found = group.create_group("logits"), outcome.logits
-    put(logits, "top_ids", found.top_ids, "batch pos rank")
-    put(logits, "top_values", found.top_values, "batch pos rank")
-    put(logits, "log_sum_exp", found.log_sum_exp, "batch pos")
-    put(logits, "positions", found.positions, "pos")
-    put(logits, "full", found.full, "batch pos d_vocab")
-    put(group, "loss", torch.tensor(outcome.loss, dtype=torch.float64), "")
-    put(group, "loss_per_token", outcome.loss_per_token, "batch pos")
-    bfloat16 = group.create_group("bfloat16")
-    _bfloat16(bfloat16, outcome.bfloat16)
-    _bfloat16(bfloat16.create_group("stored"), outcome.bfloat16_stored)
-    greedy = group.create_group("greedy")
-    put(greedy, "tokens", outcome.greedy.tokens, "batch new")
-    put(greedy, "gap", outcome.greedy.gap, "batch new")
+    put("tokens", case.tokens, "batch pos")
+    put("attention_mask", case.attention_mask, "batch pos")
+    _media(file, place, case)
+    _acts(file, f"{place}/acts", outcome.acts)
+    file.group(f"{place}/logits")
+    put("logits/top_ids", logits.top_ids, "batch pos rank")
+    put("logits/top_values", logits.top_values, "batch pos rank")
+    put("logits/log_sum_exp", logits.log_sum_exp, "batch pos")
+    put("logits/positions", logits.positions, "pos")
+    put("logits/full", logits.full, "batch pos d_vocab")
+    put("loss", torch.tensor(outcome.loss, dtype=torch.float64), "")
+    put("loss_per_token", outcome.loss_per_token, "batch pos")
+    _bfloat16(file, f"{place}/bfloat16", outcome.bfloat16)
+    _bfloat16(file, f"{place}/bfloat16/stored", outcome.bfloat16_stored)
+    file.group(f"{place}/greedy")
+    put("greedy/tokens", outcome.greedy.tokens, "batch new")
+    put("greedy/gap", outcome.greedy.gap, "batch new")
 
 
-def _media(case: Case, media: Any, valid: Any, put: Callable[..., None]) -> None:
+def _media(file: _C.Sealing, place: str, case: Case) -> None:
+    file.group(f"{place}/media")
+    file.group(f"{place}/valid")
     for name, value in case.media.items():
-        put(media, name, value.long() if value.dtype == torch.bool else value, MEDIA_AXES[name])
+        numbers = value.long() if value.dtype == torch.bool else value
+        file.values(f"{place}/media/{name}", numbers, MEDIA_AXES[name].split())
     for axis, mask in case.media_masks.items():
-        put(valid, axis, mask.long(), f"{'image' if axis == 'patch' else 'audio'} {axis}")
+        axes = ["image" if axis == "patch" else "audio", axis]
+        file.values(f"{place}/valid/{axis}", mask.long(), axes)
 
 
-def _acts(group: Any, acts: dict[str, Kept], places: Places) -> None:
+def _acts(file: _C.Sealing, place: str, acts: dict[str, Kept]) -> None:
     """Two names of equal values on equal axes are two links to one dataset."""
+    file.group(place, keeps_order=True)
     owners: dict[Any, str] = {}
     for name, kept in acts.items():
         value, axes = kept.value.contiguous(), wanted_axes(name)
         content = xxhash.xxh3_128_digest(value.flatten().view(torch.uint8).numpy().data)
         identity = (content, value.shape, value.dtype, axes, kept.norm, kept.sum, kept.is_part)
         if identity in owners:
-            group[name] = group[owners[identity]]
+            file.link(f"{place}/{name}", f"{place}/{owners[identity]}")
             continue
         owners[identity] = name
-        places.append((sealed_file.create(group, name, value, axes), value))
+        part: dict[str, _C.Attribute] = {}
         if kept.positions is not None and kept.dims is not None:
-            attributes = group[name].attrs
-            attributes["positions"], attributes["dims"] = kept.positions.numpy(), kept.dims.numpy()
-            attributes["norm"], attributes["sum"] = np.float64(kept.norm), np.float64(kept.sum)
+            part = {
+                "positions": kept.positions.tolist(), "dims": kept.dims.tolist(),
+                "norm": kept.norm, "sum": kept.sum,
+            }  # fmt: skip
+        file.values(f"{place}/{name}", value, axes, part)
 
 
-def _bfloat16(group: Any, found: Bfloat16) -> None:
-    names = list(found.relative_rms)
-    group.create_dataset("name", data=names, dtype=_TEXT)
-    errors = np.array([found.relative_rms[name] for name in names], dtype="<f8")
-    group.create_dataset("relative_rms", data=errors)
+def _bfloat16(file: _C.Sealing, place: str, found: Bfloat16) -> None:
+    file.group(place)
+    file.texts(f"{place}/name", list(found.relative_rms))
+    errors = torch.tensor(list(found.relative_rms.values()), dtype=torch.float64)
+    file.values(f"{place}/relative_rms", errors)
     for key in ("logits_relative_rms", "logits_kl", "top1"):
-        group.create_dataset(key, data=np.float64(getattr(found, key)))
+        file.values(f"{place}/{key}", torch.tensor(getattr(found, key), dtype=torch.float64))

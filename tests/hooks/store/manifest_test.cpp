@@ -127,5 +127,16 @@ TEST(Manifest, DifferencesNameEachFieldWithBothValues) {
                       R"(/values/0/dtype: the store has "bfloat16", this run "float32")"}));
 }
 
+TEST(Manifest, NumbersOfFilesThatStandAloneAreNoneOfRows) {
+  for (const DType dtype : {DType::kFloat16, DType::kInt8, DType::kInt16, DType::kUInt64}) {
+    Manifest manifest = small_manifest();
+    manifest.values[0].dtype = dtype;
+    EXPECT_THROW(checked(manifest), ArgumentError) << to_string(dtype);
+    std::string text = to_text(small_manifest());
+    text.replace(text.find("bfloat16"), 8, to_string(dtype));
+    EXPECT_THROW(parse_manifest(text, "MANIFEST.json"), StoreError) << to_string(dtype);
+  }
+}
+
 }  // namespace
 }  // namespace bezel::store
