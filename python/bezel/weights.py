@@ -227,7 +227,7 @@ class Weights(Gains):
         attention_mask: torch.Tensor | None = None,
         per_token: bool = False,
     ) -> torch.Tensor:
-        """Next-token cross entropy, as `forward` computes it with return_type="loss".
+        """Next-token cross entropy, as `forward` computes it with return_type="both".
 
         Args:
             logits: [batch pos d_vocab].
@@ -240,8 +240,8 @@ class Weights(Gains):
 
         Example:
             >>> tokens = b.to_tokens("As Emma knows , the capital of France is")
-            >>> loss = b.loss_fn(b(tokens), tokens)
-            >>> torch.equal(loss, b(tokens, return_type="loss"))
+            >>> logits, loss = b(tokens, return_type="both")
+            >>> torch.equal(b.loss_fn(logits, tokens), loss)
             True
         """
         if logits.ndim != 3 or (
