@@ -240,10 +240,12 @@ def bench_stores(seconds: float) -> str:
         one = "blocks.4.hook_resid_post"
         return "\n".join(
             [
-                bench_dump("Dump, miniature, one name", nano, 60, one, scratch, seconds),
-                bench_dump("Dump, miniature, all residuals", nano, 60, RESIDUALS, scratch, seconds),
-                bench_dump("Dump, E2B width, one name", e2b, 2, one, scratch, seconds),
-                bench_dump("Dump, E2B width, all residuals", e2b, 2, RESIDUALS, scratch, seconds),
+                bench_dump("Dump, miniature, one name", nano, 240, one, scratch, seconds),
+                bench_dump(
+                    "Dump, miniature, all residuals", nano, 120, RESIDUALS, scratch, seconds
+                ),
+                bench_dump("Dump, E2B width, one name", e2b, 6, one, scratch, seconds),
+                bench_dump("Dump, E2B width, all residuals", e2b, 3, RESIDUALS, scratch, seconds),
                 bench_writing(scratch, seconds),
                 bench_reading(scratch, seconds),
             ]
