@@ -1,19 +1,15 @@
 #include "bezel/bridge/ops/unembed_loss.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "bezel/bridge/ops/fused.h"
 #include "bezel/hooks/error.h"
 
 namespace bezel::ops {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 struct Losses {
   at::Tensor nats;       // [row] float32
@@ -59,24 +55,18 @@ Losses in_chunks(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
   return losses;
 }
 
-struct UnembedLoss : torch::autograd::Function<UnembedLoss> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& targets, double cap, std::int64_t max_bytes) {
-    auto losses = in_chunks(x, weight, targets, cap, /*wants_gradient=*/true, max_bytes);
-    context->save_for_backward({std::move(losses.gradients)});
-    return losses.nats;
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& of_nats) {
-    if (c10::GradMode::is_enabled()) {
-      throw ArgumentError(
-          "a gradient of the loss's gradient was asked for (create_graph), which the chunked loss "
-          "does not have; run with path=\"open\", or take the loss of the logits");
-    }
-    const auto gradients = context->get_saved_variables()[0];
-    const auto scaled = (gradients * of_nats[0].unsqueeze(1)).to(gradients.scalar_type());
-    return {scaled, {}, {}, {}, {}};
-  }
-};
+// Has the value of the nats and the gradients that were made with them.
+at::Tensor with_gradients(const Losses& losses, const at::Tensor& x) {
+  const auto wide = x.to(at::kFloat);
+  const auto zero = ((wide - wide.detach()) * losses.gradients).sum(1);
+  zero.register_hook([](const at::Tensor& gradient) {
+    if (!c10::GradMode::is_enabled()) return gradient;
+    throw ArgumentError(
+        "a gradient of the loss's gradient was asked for (create_graph), which the chunked loss "
+        "does not have; run with path=\"open\", or take the loss of the logits");
+  });
+  return losses.nats + zero;
+}
 
 }  // namespace
 
@@ -90,10 +80,12 @@ at::Tensor unembed_loss(const at::Tensor& x, const at::Tensor& weight, const at:
                         std::optional<double> softcap, std::int64_t max_bytes) {
   const double cap = softcap.value_or(0);
   const auto rows = x.contiguous(), of_rows = targets.contiguous();
-  if (fused::differentiates({x})) {
-    return UnembedLoss::apply(rows, weight, of_rows, cap, max_bytes);
-  }
-  return in_chunks(rows, weight, of_rows, cap, /*wants_gradient=*/false, max_bytes).nats;
+  const bool differentiates = fused::differentiates({x});
+  const auto losses = [&] {
+    const at::NoGradGuard values_alone;
+    return in_chunks(rows.detach(), weight, of_rows, cap, differentiates, max_bytes);
+  }();
+  return differentiates ? with_gradients(losses, rows) : losses.nats;
 }
 
 }  // namespace bezel::ops

@@ -68,11 +68,9 @@ class PosixFile final : public File {
   // So that the disk is at work while a shard fills, and not only when it is synced. Advice: what
   // goes wrong is sync()'s to say.
   void start_writeback(std::uint64_t offset, std::size_t n_bytes) const {
-#ifdef SYNC_FILE_RANGE_WRITE
     if (n_bytes >= kWritebackBytes)
       ::sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(n_bytes),
                         SYNC_FILE_RANGE_WRITE);
-#endif
   }
 
   void allocate(std::uint64_t n_bytes) override {  // writes zeros where the system cannot reserve
