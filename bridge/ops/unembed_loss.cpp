@@ -36,7 +36,7 @@ Losses in_chunks(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
                  double cap, bool wants_gradient, std::int64_t max_bytes) {
   const std::int64_t row_bytes = weight.size(0) * x.element_size();
   const std::int64_t n_rows = x.size(0);
-  const auto n_at_once = std::clamp<std::int64_t>(max_bytes / row_bytes, 1, n_rows);
+  const auto n_at_once = std::max<std::int64_t>(1, std::min(max_bytes / row_bytes, n_rows));
   Losses losses = {at::empty({n_rows}, x.options().dtype(at::kFloat)), {}};
   if (wants_gradient) losses.gradients = at::empty_like(x);
   auto room = at::empty({n_at_once, weight.size(0)}, x.options());

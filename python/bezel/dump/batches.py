@@ -213,6 +213,8 @@ class Batches:
 
     def _types(self, tokens: Integers, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         types = np.zeros(tokens.shape, dtype=np.uint8)
+        if self._corpus.media is None:  # then no token stands for a part of some
+            return types
         for type, id in (
             (IMAGE, self._ids.image),
             (VIDEO, self._ids.video),

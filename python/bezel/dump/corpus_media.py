@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bezel import _C
 from bezel.arguments import MEDIA
+from bezel.dump.fingerprint import digest
 from bezel.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class MediaDocuments:
     def add(self, number: int, document: Any) -> torch.Tensor:
         """Counts a document; its ids [pos]."""
         inputs = self._prepare(document)
-        self._digests[number] = _digest(inputs)
+        self._digests[number] = digest(inputs.items())
         for name in inputs:
             self._first_with.setdefault(name, number)
         return inputs["input"][0]
@@ -120,7 +120,7 @@ class MediaDocuments:
 
     def _again(self, number: int) -> Inputs:
         inputs = self._prepare(self._documents[number])
-        if _digest(inputs) != self._digests[number]:
+        if digest(inputs.items()) != self._digests[number]:
             raise ArgumentError(
                 f"document {number} of the corpus changed while the dump ran: its media are not "
                 "what was counted; begin again with a corpus that stays as it is"
@@ -214,14 +214,6 @@ def _wave(given: Any, folder: Path) -> tuple[Any, int | None]:
     if wave.shape[1] != 1:
         raise ArgumentError(f"the clip {given} has {wave.shape[1]} channels; wanted one")
     return wave[:, 0], int(rate)
-
-
-def _digest(inputs: Inputs) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(inputs.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(_C.store_hash(tensor.cpu()).to_bytes(8, "little"))
-    return digest.hexdigest()
 
 
 def _joined(documents: list[Inputs]) -> Inputs:

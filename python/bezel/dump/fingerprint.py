@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +27,17 @@ def model_fingerprint(b: Bridge) -> dict[str, Any]:
         "n_layers": b.cfg.n_layers,
         "d_model": b.cfg.d_model,
         "dtype": str(b.dtype).removeprefix("torch."),
-        "weights": _digest(b.named_weights()),
+        "weights": digest(b.named_weights()),
     }
 
 
-def _digest(weights: list[tuple[str, torch.Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights, key=lambda named: named[0]):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(_C.store_hash(tensor.detach().cpu()).to_bytes(8, "little"))
-    return digest.hexdigest()
+def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256 of names, dtypes, shapes, and XXH3-64 of the bytes; in whatever order they come."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(_C.store_hash(tensor.detach().cpu()).to_bytes(8, "little"))
+    return total.hexdigest()
 
 
 def sae_fingerprints(b: Bridge) -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def sae_fingerprints(b: Bridge) -> list[dict[str, Any]]:
             {
                 "place": place,
                 "use_error_term": attached.use_error_term,
-                "weights": _digest(weights),
+                "weights": digest(weights),
             }
         )
     return found
