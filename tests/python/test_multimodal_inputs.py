@@ -15,6 +15,7 @@ from PIL import Image
 from bezel.errors import ArgumentError
 from support import compare, exact_towers, small_processors
 from support.lab import Lab
+from support.media_documents import bridges_with_processors
 from support.media_fixtures import MEDIA_RECIPES
 
 NAMES = tuple(MEDIA_RECIPES)
@@ -29,16 +30,7 @@ ROUNDING = 1e-10
 
 @pytest.fixture(scope="module")
 def bridges(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """With processors in their folders."""
-    import bezel
-
-    made = {}
-    for name in NAMES:
-        folder = tmp_path_factory.mktemp("processors") / name
-        shutil.copytree(lab.folder(name), folder)
-        small_processors.processor(name).save_pretrained(folder)
-        made[name] = bezel.Bridge.from_pretrained(str(folder), dtype=torch.float64, path="open")
-    return made
+    return bridges_with_processors(lab, tmp_path_factory, torch.float64)
 
 
 def pictures() -> list[Any]:

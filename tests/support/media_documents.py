@@ -189,7 +189,7 @@ def points(b: Any, start: tuple[str, ...]) -> list[str]:
     return [point.name for point in b.hook_points() if point.name.startswith(start)]
 
 
-def bridges_with_processors(lab: Any, folders: Any) -> dict[str, Any]:
+def bridges_with_processors(lab: Any, folders: Any, dtype: Any = None) -> dict[str, Any]:
     """With processors in their folders; on the open path, on which records change no bit."""
     import bezel
 
@@ -198,5 +198,5 @@ def bridges_with_processors(lab: Any, folders: Any) -> dict[str, Any]:
         folder = folders.mktemp("processors") / name
         shutil.copytree(lab.folder(name), folder)
         small_processors.processor(name).save_pretrained(folder)
-        made[name] = bezel.Bridge.from_pretrained(str(folder), path="open")
+        made[name] = bezel.Bridge.from_pretrained(str(folder), dtype=dtype, path="open")
     return made
